@@ -1,1 +1,6 @@
 //! Placeholder.
+
+pub mod admission;
+pub mod connection;
+pub mod settings;
+pub mod transport;
