@@ -1,0 +1,79 @@
+//! What one arbiter knows of an account and its resources.
+//!
+//! Owned by the [`Shard`](crate::shard::Shard) that the account's address hashes to, shared with the
+//! account's actors on the same arbiter. Plain data: the rules are in `router.rs` and
+//! `presence_list.rs`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::Addr;
+use rookery_features::xep0191_blocking::BlockList;
+use rookery_proto::jid::{BareJid, FullJid};
+use rookery_proto::stanza::Stanza;
+
+use crate::outbox::Outbox;
+use crate::presence_list::PresenceList;
+use crate::user_session::UserSession;
+
+/// An account with sessions, or with work under way, on this node.
+pub struct Account {
+    /// The account's address.
+    pub jid: BareJid,
+    /// Its resources on this node, in the order in which they were bound.
+    pub resources: RefCell<Vec<Rc<Resource>>>,
+    /// Its roster and presence, once something asked for them.
+    pub presence_list: RefCell<Option<Addr<PresenceList>>>,
+    /// Whom the account blocks (XEP-0191); `None` until it is read from storage.
+    pub block_list: RefCell<Option<Rc<BlockList>>>,
+}
+
+impl Account {
+    /// An account without resources.
+    pub fn new(jid: BareJid) -> Self {
+        Self {
+            jid,
+            resources: RefCell::default(),
+            presence_list: RefCell::default(),
+            block_list: RefCell::default(),
+        }
+    }
+
+    /// The resource of this name, if it is bound on this node.
+    pub fn resource(&self, name: &str) -> Option<Rc<Resource>> {
+        self.resources.borrow().iter().find(|r| r.jid.resource() == name).cloned()
+    }
+
+    /// All resources; a copy, so that the list may change while one walks it.
+    pub fn all(&self) -> Vec<Rc<Resource>> {
+        self.resources.borrow().clone()
+    }
+}
+
+/// A bound resource: what the router needs to know of a session.
+pub struct Resource {
+    /// The full JID.
+    pub jid: FullJid,
+    /// What waits to be written to the client.
+    pub outbox: Rc<Outbox>,
+    /// The session's actor.
+    pub session: Addr<UserSession>,
+    /// The last available presence that the client broadcast; `None` while it is unavailable.
+    pub presence: RefCell<Option<Arc<Stanza>>>,
+    /// Priority of that presence.
+    pub priority: Cell<i8>,
+    /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).
+    pub wants_roster: Cell<bool>,
+    /// Whether the client asked for the block list, and so gets its pushes (XEP-0191 §3.3).
+    pub wants_block_list: Cell<bool>,
+    /// The session's number in the directory; 0 on a single node.
+    pub sequence: Cell<u64>,
+}
+
+impl Resource {
+    /// Whether the client has sent initial presence.
+    pub fn is_available(&self) -> bool {
+        self.presence.borrow().is_some()
+    }
+}

@@ -1,0 +1,516 @@
+//! The other nodes: where their sessions are, and what goes to and comes from them.
+//!
+//! The directory is a cache of the truth, which is the node that runs a session; each shard caches
+//! the rows of the accounts that it routes to ([`Cache`]). Events of the directory and frames of the
+//! bus arrive on one task each, which hands them to the shards in their order.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use rookery_bus::{Bus, Frame, Inbound};
+use rookery_directory::{Directory, Event, NodeInfo, SessionRow};
+use rookery_proto::cluster::Epoch;
+use rookery_proto::jid::{BareJid, FullJid, Jid};
+use rookery_proto::stanza::{PresenceType, Stanza};
+use rookery_proto::stream::StreamCondition;
+use rookery_proto::stream::StreamError;
+use tokio::time::Instant;
+
+use crate::account::Resource;
+use crate::metrics;
+use crate::node::{NodeShared, end_sessions};
+use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost};
+use crate::shard::{Parcel, Run, Shard, Work};
+use crate::user_session::End;
+
+/// How long a cached row is believed without a hint that it changed.
+const CACHE_TIME: Duration = Duration::from_secs(60);
+
+/// What the process shares of its cluster.
+pub struct Cluster {
+    /// JIDs to nodes.
+    pub directory: Arc<dyn Directory>,
+    /// Frames to nodes.
+    pub bus: Arc<dyn Bus>,
+    fenced: AtomicBool,
+}
+
+impl Cluster {
+    pub(crate) fn new(directory: Arc<dyn Directory>, bus: Arc<dyn Bus>) -> Self {
+        Self { directory, bus, fenced: AtomicBool::new(false) }
+    }
+
+    /// This node's incarnation.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.directory.this_node().epoch
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// Queues a frame for a node; gives it back if that node's queue is full.
+    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Frame> {
+        self.bus.send(to, frame).map_err(|busy| busy.0)
+    }
+
+    /// Sends a frame to all other nodes that have sessions of an account.
+    pub(crate) fn tell(&self, nodes: impl IntoIterator<Item = Epoch>, frame: &Frame) {
+        for epoch in nodes {
+            if self.send(epoch, frame.clone()).is_err() {
+                metrics::MAILBOX_OVERFLOWS.with_label_values(&["bus"]).inc();
+            }
+        }
+    }
+
+    /// Sends a frame to all other nodes.
+    pub(crate) fn tell_all(&self, frame: Frame) {
+        let (directory, bus) = (Arc::clone(&self.directory), Arc::clone(&self.bus));
+        let own = self.epoch();
+        actix_rt::spawn(async move {
+            match directory.nodes().await {
+                Ok(nodes) => {
+                    for node in nodes.iter().filter(|node| node.epoch != own) {
+                        if bus.send(node.epoch, frame.clone()).is_err() {
+                            metrics::MAILBOX_OVERFLOWS.with_label_values(&["bus"]).inc();
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the other nodes were not told"),
+            }
+        });
+    }
+
+    /// Tells the node that had a resource before that a newer session took it.
+    pub(crate) fn evict(&self, old: &SessionRow) {
+        if old.epoch != self.epoch() {
+            let frame = Frame::Evict { session: old.jid.clone(), sequence: old.sequence };
+            self.tell([old.epoch], &frame);
+        }
+    }
+
+    /// Takes a session out of the directory, in the background.
+    pub(crate) fn unregister(&self, jid: &FullJid, sequence: u64) {
+        let (directory, jid) = (Arc::clone(&self.directory), jid.clone());
+        actix_rt::spawn(async move {
+            if let Err(error) = directory.unregister(&jid, sequence).await {
+                // The row stays until this incarnation's lease ends or the resource is bound again.
+                tracing::warn!(%jid, %error, "a session stayed in the directory");
+            }
+        });
+    }
+
+    /// Writes what a session's presence now is.
+    pub(crate) async fn update(&self, resource: &Resource) {
+        let presence = resource.presence.borrow().clone();
+        let row = SessionRow {
+            jid: resource.jid.clone(),
+            epoch: self.epoch(),
+            sequence: resource.sequence.get(),
+            priority: resource.priority.get(),
+            available: presence.is_some(),
+            presence: presence.map(|stanza| stanza.to_xml()),
+        };
+        if let Err(error) = self.directory.update(&row).await {
+            tracing::warn!(jid = %row.jid, %error, "the directory has an old presence");
+        }
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        self.bus.shutdown().await;
+        self.directory.shutdown().await;
+    }
+}
+
+/// A session on another node.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    pub(crate) jid: FullJid,
+    pub(crate) epoch: Epoch,
+    pub(crate) available: bool,
+    pub(crate) priority: i8,
+    pub(crate) presence: Option<Arc<Stanza>>,
+}
+
+/// Which sessions accounts have on other nodes, also "none"; bounded, oldest out first.
+pub(crate) struct Cache {
+    entries: HashMap<BareJid, Entry>,
+    order: VecDeque<(BareJid, u64)>,
+    capacity: usize,
+    /// Counts invalidations; an answer that was asked for before one is not kept.
+    stamp: u64,
+    forgotten: HashMap<BareJid, u64>,
+    forgotten_all: u64,
+}
+
+struct Entry {
+    rows: Vec<Remote>,
+    until: Instant,
+    stamp: u64,
+}
+
+impl Cache {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(16),
+            stamp: 0,
+            forgotten: HashMap::new(),
+            forgotten_all: 0,
+        }
+    }
+
+    /// Whether the account's sessions elsewhere are known.
+    pub(crate) fn knows(&self, account: &str) -> bool {
+        self.entries.get(account).is_some_and(|entry| entry.until > Instant::now())
+    }
+
+    /// The account's sessions on other nodes, as far as they are known.
+    pub(crate) fn get(&self, account: &str) -> &[Remote] {
+        self.entries.get(account).map_or(&[], |entry| &entry.rows)
+    }
+
+    /// Call before asking the directory; the result goes into [`learned`](Self::learned).
+    pub(crate) fn asking(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    /// Keeps what the directory said of these accounts.
+    ///
+    /// What was invalidated since it was asked for is believed for this moment only: an entry must
+    /// exist for the stanza that waits, and it is outdated at once.
+    pub(crate) fn learned(
+        &mut self,
+        asked: u64,
+        accounts: &[BareJid],
+        rows: Vec<Vec<SessionRow>>,
+        own: Epoch,
+    ) {
+        for (account, rows) in accounts.iter().zip(rows) {
+            let rows = rows.into_iter().filter(|row| row.epoch != own).map(remote).collect();
+            let stale = self.forgotten_all > asked
+                || self.forgotten.get(account).is_some_and(|forgotten| *forgotten > asked);
+            let time = if stale { Duration::from_millis(20) } else { CACHE_TIME };
+            self.insert(account, rows, time);
+        }
+        self.forgotten.retain(|_, forgotten| *forgotten > asked);
+    }
+
+    /// The directory cannot be reached: what was known stays, the rest counts as "nobody" for a
+    /// moment.
+    pub(crate) fn assume_last_known(&mut self, accounts: &[BareJid]) {
+        for account in accounts {
+            let rows = self.entries.remove(account).map(|entry| entry.rows).unwrap_or_default();
+            self.insert(account, rows, Duration::from_secs(1));
+        }
+    }
+
+    fn insert(&mut self, account: &BareJid, rows: Vec<Remote>, time: Duration) {
+        self.stamp += 1;
+        let entry = Entry { rows, until: Instant::now() + time, stamp: self.stamp };
+        self.entries.insert(account.clone(), entry);
+        self.order.push_back((account.clone(), self.stamp));
+        while self.entries.len() > self.capacity || self.order.len() > 2 * self.capacity {
+            let Some((oldest, stamp)) = self.order.pop_front() else { break };
+            if self.entries.get(&oldest).is_some_and(|entry| entry.stamp == stamp) {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    /// Something about the account changed.
+    pub(crate) fn forget(&mut self, account: &str) {
+        self.stamp += 1;
+        self.entries.remove(account);
+        if let Ok(account) = BareJid::parse(account) {
+            self.forgotten.insert(account, self.stamp);
+        }
+    }
+
+    /// Hints may have been lost.
+    pub(crate) fn forget_all(&mut self) {
+        self.stamp += 1;
+        self.entries.clear();
+        self.order.clear();
+        self.forgotten_all = self.stamp;
+    }
+
+    /// A node died.
+    pub(crate) fn forget_node(&mut self, epoch: Epoch) {
+        self.stamp += 1;
+        self.entries.retain(|_, entry| entry.rows.iter().all(|row| row.epoch != epoch));
+        self.forgotten_all = self.stamp;
+    }
+}
+
+fn remote(row: SessionRow) -> Remote {
+    // What this cluster's own nodes wrote reads back; if not, the resource just shows no presence.
+    let presence = row.presence.as_deref().and_then(|xml| Stanza::from_xml(xml).ok()).map(Arc::new);
+    Remote {
+        jid: row.jid,
+        epoch: row.epoch,
+        available: row.available,
+        priority: row.priority,
+        presence,
+    }
+}
+
+/// Starts the tasks that listen to the directory and to the bus, on the calling arbiter.
+pub(crate) fn start(node: &Arc<NodeShared>) {
+    let Some(cluster) = &node.cluster else { return };
+    let mut events = cluster.directory.events();
+    let mut frames = cluster.bus.inbound();
+    let for_events = Arc::clone(node);
+    actix_rt::spawn(async move {
+        while let Some(event) = events.recv().await {
+            take_event(&for_events, event).await;
+        }
+    });
+    let for_frames = Arc::clone(node);
+    actix_rt::spawn(async move {
+        while let Some(inbound) = frames.recv().await {
+            take_inbound(&for_frames, inbound).await;
+        }
+    });
+}
+
+async fn take_event(node: &Arc<NodeShared>, event: Event) {
+    let Some(cluster) = &node.cluster else { return };
+    match event {
+        Event::Changed(accounts) => {
+            let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); node.shards().len()];
+            for account in accounts {
+                by_shard[node.shard_of(account.as_str())].push(account);
+            }
+            for (index, accounts) in by_shard.into_iter().enumerate() {
+                if !accounts.is_empty() {
+                    run(node, index, move |shard| {
+                        for account in &accounts {
+                            shard.cache.borrow_mut().forget(account.as_str());
+                        }
+                    })
+                    .await;
+                }
+            }
+        }
+        Event::FlushCache => run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await,
+        Event::NodeLost { node: lost } => {
+            tracing::warn!(node = %lost.name, epoch = %lost.epoch, "a node is gone");
+            run_everywhere(node, move |shard| shard.cache.borrow_mut().forget_node(lost.epoch)).await;
+        }
+        Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
+        Event::DataLost => {
+            tracing::warn!("the directory lost its data; sessions are published again");
+            run_everywhere(node, |shard| {
+                shard.cache.borrow_mut().forget_all();
+                shard.publish_again();
+            })
+            .await;
+        }
+        Event::Fenced => {
+            tracing::error!("cannot renew the node's lease; no new streams until it can");
+            cluster.fenced.store(true, Ordering::Relaxed);
+        }
+        Event::Unfenced => {
+            tracing::info!("the node's lease is renewed again");
+            cluster.fenced.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// This node clears up after a dead one: tells the contacts of its sessions, and routes again what
+/// was on its way to it.
+fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<SessionRow>) {
+    tracing::info!(node = %lost.name, sessions = rows.len(), "clearing up after a node");
+    let (directory, bus) = (Arc::clone(&cluster.directory), Arc::clone(&cluster.bus));
+    let node = Arc::clone(node);
+    actix_rt::spawn(async move {
+        for row in rows.iter().filter(|row| row.available).cloned() {
+            let index = node.shard_of(row.jid.bare_str());
+            run(&node, index, move |shard| shard.session_lost(row.jid)).await;
+        }
+        if let Err(error) = directory.collected(&lost, rows).await {
+            tracing::warn!(%error, "a dead node's sessions stayed in the directory");
+        }
+        match bus.claim(lost.epoch).await {
+            Ok(frames) => route_again(&node, frames).await,
+            Err(error) => tracing::warn!(%error, "what was sent to a dead node is not reachable"),
+        }
+    });
+}
+
+/// Frames that their node never handled: look for the recipients again.
+async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
+    for frame in frames {
+        if let Frame::Deliver { mut stanza, to, responsible: true, hops } = frame {
+            let Some(first) = to.first() else { continue };
+            if stanza.to.is_none() {
+                stanza.to = Some(Jid::from(first.clone()));
+            }
+            run(node, node.shard_of(first.bare_str()), move |shard| {
+                let accepted = std::time::Instant::now();
+                shard.again(Parcel { stanza: Arc::new(stanza), hops: hops + 1, accepted });
+            })
+            .await;
+        }
+    }
+}
+
+async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
+    match inbound {
+        Inbound::Frames { frames, done, .. } => {
+            for frame in frames {
+                take_frame(node, frame).await;
+            }
+            drop(done);
+        }
+        // Live messages were lost with Redis' data. They are bounded by what was unread then; the
+        // log that makes up for it comes with stream management.
+        Inbound::Gap { from } => tracing::warn!(%from, "frames from a node were lost"),
+        Inbound::Returned { frames, .. } => route_again(node, frames).await,
+    }
+}
+
+async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
+    match frame {
+        Frame::Deliver { stanza, to, responsible, hops } => {
+            let Some(first) = to.first() else { return };
+            let index = node.shard_of(first.bare_str());
+            run(node, index, move |shard| shard.deliver_from_bus(stanza, &to, responsible, hops)).await;
+        }
+        Frame::Broadcast { stanza, to } => {
+            let stanza = Arc::new(stanza);
+            let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); node.shards().len()];
+            for account in to {
+                by_shard[node.shard_of(account.as_str())].push(account);
+            }
+            for (index, to) in by_shard.into_iter().enumerate() {
+                if !to.is_empty() {
+                    let stanza = Arc::clone(&stanza);
+                    let accepted = std::time::Instant::now();
+                    let work = Work::Broadcast { stanza, to, accepted, from_bus: true };
+                    run(node, index, move |shard| shard.accept(work)).await;
+                }
+            }
+        }
+        Frame::RosterChanged { account, item, version } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| {
+                shard.tell_presence_list(&account, RosterChanged { item, version });
+            })
+            .await;
+        }
+        Frame::BlockListChanged { account, added, removed, all_removed } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| {
+                shard.tell_presence_list(&account, BlockListChanged { added, removed, all_removed });
+            })
+            .await;
+        }
+        Frame::Evict { session, sequence } => {
+            let index = node.shard_of(session.bare_str());
+            run(node, index, move |shard| shard.evict(&session, sequence)).await;
+        }
+        Frame::AccountChanged { account, .. } => end_sessions(node, &account),
+    }
+}
+
+/// Runs a job on a shard; waits while its mailbox is full, which is the back-pressure on the bus.
+async fn run(node: &NodeShared, index: usize, job: impl FnOnce(&Rc<Shard>) + Send + 'static) {
+    // Fails only when the node stops.
+    let _ = node.shard(index).send(Run(Box::new(job))).await;
+}
+
+async fn run_everywhere(node: &NodeShared, job: impl Fn(&Rc<Shard>) + Clone + Send + 'static) {
+    for index in 0..node.shards().len() {
+        let job = job.clone();
+        run(node, index, move |shard| job(shard)).await;
+    }
+}
+
+impl Shard {
+    /// A session of a dead node was online: its contacts learn that it is not any more.
+    fn session_lost(self: &Rc<Self>, jid: FullJid) {
+        let account = jid.to_bare();
+        let shard = Rc::clone(self);
+        let job = Box::pin(async move {
+            let entry = shard.account(&jid.to_bare());
+            let stanza = Stanza::presence(PresenceType::Unavailable).with_from(Jid::from(jid));
+            let list = shard.presence_list(&entry);
+            let limit = shard.node().settings.sessions.actor_timeout;
+            let lost = SessionLost { stanza: Arc::new(stanza) };
+            if !matches!(tokio::time::timeout(limit, list.send(lost)).await, Ok(Ok(()))) {
+                tracing::error!("the contacts of a lost session were not told");
+            }
+        });
+        self.in_turn(account, job);
+    }
+
+    /// Tells an account's presence list something, if the account has sessions here.
+    fn tell_presence_list<M>(self: &Rc<Self>, account: &BareJid, message: M)
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        crate::presence_list::PresenceList: actix::Handler<M>,
+    {
+        let Some(entry) = self.accounts.borrow().get(account).cloned() else { return };
+        let shard = Rc::clone(self);
+        let job = Box::pin(async move {
+            let list = shard.presence_list(&entry);
+            let limit = shard.node().settings.sessions.actor_timeout;
+            if !matches!(tokio::time::timeout(limit, list.send(message)).await, Ok(Ok(()))) {
+                tracing::error!(account = %entry.jid, "a change was not shown to its sessions");
+            }
+        });
+        self.in_turn(account.clone(), job);
+    }
+
+    /// A newer session took this resource on another node.
+    fn evict(&self, session: &FullJid, sequence: u64) {
+        let Some(entry) = self.accounts.borrow().get(session.bare_str()).cloned() else { return };
+        self.cache.borrow_mut().forget(session.bare_str());
+        if let Some(resource) = entry.resource(session.resource())
+            && resource.sequence.get() <= sequence
+        {
+            let error = Some(StreamError::from(StreamCondition::Conflict));
+            let request = resource.session.send(End { error });
+            actix_rt::spawn(async move {
+                // A session that has stopped needs no end.
+                let _ = request.await;
+            });
+        }
+    }
+
+    /// Redis lost its data: the truth is here.
+    fn publish_again(self: &Rc<Self>) {
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            let Some(cluster) = &shard.node().cluster else { return };
+            let rows: Vec<SessionRow> = shard
+                .all_resources()
+                .iter()
+                .map(|resource| SessionRow {
+                    jid: resource.jid.clone(),
+                    epoch: cluster.epoch(),
+                    sequence: resource.sequence.get(),
+                    priority: resource.priority.get(),
+                    available: resource.is_available(),
+                    presence: resource.presence.borrow().as_ref().map(|p| p.to_xml()),
+                })
+                .collect();
+            match cluster.directory.republish(rows).await {
+                Ok(lost) => {
+                    for jid in lost {
+                        shard.evict(&jid, u64::MAX);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "sessions were not published again"),
+            }
+        });
+    }
+}

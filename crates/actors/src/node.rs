@@ -1,0 +1,228 @@
+//! The node: its arbiters, and what they share.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use actix_rt::Arbiter;
+use ring::rand::{SecureRandom, SystemRandom};
+use rookery_bus::Bus;
+use rookery_directory::Directory;
+use rookery_proto::jid::BareJid;
+use rookery_proto::stream::{StreamCondition, StreamError};
+use rookery_storage::Storage;
+use tokio::sync::oneshot;
+
+use crate::admission::Admission;
+use crate::cluster::{self, Cluster};
+use crate::connection::Accepted;
+use crate::settings::Settings;
+use crate::shard::{Accept, Run, Shard, ShardActor};
+use crate::user_session::End;
+use crate::{dispatch, metrics};
+
+/// What all arbiters of the process share.
+pub struct NodeShared {
+    /// How the node behaves.
+    pub settings: Settings,
+    /// The database.
+    pub storage: Arc<dyn Storage>,
+    /// TLS for client streams.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Limits on streams and logins.
+    pub admission: Admission,
+    /// The other nodes; `None` on a single node.
+    pub cluster: Option<Cluster>,
+    /// What the server says of itself in service discovery.
+    pub discovery: dispatch::Discovery,
+    /// Key of the made-up salts for unknown users (RFC 5802 has none; see `features::scram`).
+    pub salt_key: [u8; 32],
+    /// When the node started.
+    pub started: Instant,
+    shards: OnceLock<Vec<Addr<ShardActor>>>,
+    random: SystemRandom,
+}
+
+impl NodeShared {
+    /// The number of the shard that owns an account.
+    pub(crate) fn shard_of(&self, account: &str) -> usize {
+        // FNV-1a: the choice must be the same on all threads, and quick; nothing depends on it being
+        // hard to predict.
+        let hash = account.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let shards = self.shards().len() as u64;
+        usize::try_from((hash >> 16) % shards).expect("less than the number of shards")
+    }
+
+    pub(crate) fn shards(&self) -> &[Addr<ShardActor>] {
+        self.shards.get().expect("set before the first connection is accepted")
+    }
+
+    pub(crate) fn shard(&self, index: usize) -> &Addr<ShardActor> {
+        &self.shards()[index]
+    }
+
+    /// Fills `bytes` with randomness of the operating system.
+    ///
+    /// # Panics
+    /// If the operating system has none, which no Linux does after boot.
+    pub fn random(&self, bytes: &mut [u8]) {
+        self.random.fill(bytes).expect("the operating system's random source works");
+    }
+
+    /// Whether this node serves a domain.
+    pub fn serves(&self, domain: &str) -> bool {
+        self.settings.domains.iter().any(|d| d == domain)
+    }
+}
+
+/// A running node.
+pub struct Node {
+    shared: Arc<NodeShared>,
+    arbiters: Vec<Arbiter>,
+    next: AtomicUsize,
+    stopping: AtomicBool,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database cannot be used.
+    #[error("cannot use the database: {0}")]
+    Storage(#[from] rookery_storage::Error),
+    /// An arbiter ended before it could be used.
+    #[error("a worker thread did not start")]
+    Arbiter,
+}
+
+impl Node {
+    /// Starts the arbiters.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or a thread cannot be started.
+    pub async fn start(
+        settings: Settings,
+        storage: Arc<dyn Storage>,
+        cluster: Option<(Arc<dyn Directory>, Arc<dyn Bus>)>,
+        tls: Arc<rustls::ServerConfig>,
+    ) -> Result<Self, StartError> {
+        metrics::init();
+        let salt_key = storage.secret("scram-salt").await?;
+        let workers = settings.workers.max(1);
+        let shared = Arc::new(NodeShared {
+            admission: Admission::new(&settings),
+            discovery: dispatch::Discovery::new(&settings),
+            cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
+            settings,
+            storage,
+            tls,
+            salt_key,
+            started: Instant::now(),
+            shards: OnceLock::new(),
+            random: SystemRandom::new(),
+        });
+        let mut arbiters = Vec::with_capacity(workers);
+        let mut shards = Vec::with_capacity(workers);
+        for index in 0..workers {
+            let arbiter = Arbiter::new();
+            let (started, shard) = oneshot::channel();
+            let node = Arc::clone(&shared);
+            arbiter.spawn_fn(move || {
+                // Fails only if the start was given up.
+                let _ = started.send(ShardActor::start_here(index, node, workers));
+            });
+            shards.push(shard.await.map_err(|_| StartError::Arbiter)?);
+            arbiters.push(arbiter);
+        }
+        if shared.shards.set(shards).is_err() {
+            unreachable!("the cell was made a few lines above");
+        }
+        if shared.cluster.is_some() {
+            cluster::start(&shared);
+        }
+        Ok(Self { shared, arbiters, next: AtomicUsize::new(0), stopping: AtomicBool::new(false) })
+    }
+
+    /// Takes a new transport stream. It is closed at once if the node stops or cannot keep up.
+    pub fn accept(&self, accepted: Accepted) {
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let shards = self.shared.shards();
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % shards.len();
+        if shards[index].try_send(Accept(accepted)).is_err() {
+            metrics::MAILBOX_OVERFLOWS.with_label_values(&["accept"]).inc();
+        }
+    }
+
+    /// What the arbiters share.
+    pub fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
+    }
+
+    /// Whether a connection from this address may be accepted now; the listener asks before it reads.
+    pub fn admits(&self, peer: SocketAddr) -> bool {
+        self.shared.admission.admits(peer)
+    }
+
+    /// An account was removed or its password changed from outside of its sessions: they end.
+    pub fn account_changed(&self, account: &BareJid, removed: bool) {
+        end_sessions(&self.shared, account);
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.tell_all(rookery_bus::Frame::AccountChanged {
+                account: account.clone(),
+                removed,
+            });
+        }
+    }
+
+    /// Whether this node has cut itself off because it cannot reach the directory.
+    pub fn is_fenced(&self) -> bool {
+        self.shared.cluster.as_ref().is_some_and(Cluster::is_fenced)
+    }
+
+    /// Ends all streams with `<system-shutdown/>` and waits until they are gone, `timeout` at most.
+    pub async fn shutdown(&self, timeout: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for shard in self.shared.shards() {
+            let job = Run(Box::new(|shard| {
+                for resource in shard.all_resources() {
+                    let error = Some(StreamError::from(StreamCondition::SystemShutdown));
+                    let session = resource.session.clone();
+                    actix_rt::spawn(async move {
+                        // A session that is gone needs no end.
+                        let _ = session.send(End { error }).await;
+                    });
+                }
+            }));
+            // Fails only if the shard is gone.
+            let _ = shard.send(job).await;
+        }
+        let deadline = Instant::now() + timeout;
+        while metrics::SESSIONS.get() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.shutdown().await;
+        }
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
+
+/// Ends all sessions that an account has on this node.
+pub(crate) fn end_sessions(node: &Arc<NodeShared>, account: &BareJid) {
+    let account = account.clone();
+    let shard = node.shard(node.shard_of(account.as_str())).clone();
+    let job = Run(Box::new(move |shard: &std::rc::Rc<Shard>| {
+        shard.end_sessions(&account, StreamCondition::NotAuthorized);
+    }));
+    actix_rt::spawn(async move {
+        // Fails only when the node stops.
+        let _ = shard.send(job).await;
+    });
+}

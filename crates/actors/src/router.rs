@@ -1,0 +1,931 @@
+//! Delivery to an account: RFC 6121 §8.5, on the shard that owns the account.
+//!
+//! Every stanza for an account passes through its shard, which knows the resources on this node and
+//! caches those on others. Where that is not enough (the directory or the block list has to be read,
+//! a subscription changes the roster, a message goes to the log), the account is *held*: this
+//! stanza's job runs, and whatever comes meanwhile for the same account queues up behind it, so that
+//! the order of RFC 6120 §10.1 is kept.
+//!
+//! A message that is delivered to several resources has one that is *responsible* for it: when that
+//! one turns out to be gone, the message is looked up again (`hops` bounds how often) and in the end
+//! stored or bounced. The other copies may get lost with their resources.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use rookery_bus::Frame;
+use rookery_features::delivery::{self, Decision};
+use rookery_features::xep0191_blocking::BlockList;
+use rookery_features::offline;
+use rookery_proto::cluster::Epoch;
+use rookery_proto::error::{Condition, StanzaError};
+use rookery_proto::jid::{BareJid, FullJid, Jid};
+use rookery_proto::stanza::{IqType, Kind, MessageType, PresenceType, Stanza};
+use rookery_proto::stream::{StreamCondition, StreamError};
+use rookery_storage::NewEntry;
+use smallvec::SmallVec;
+
+use crate::account::{Account, Resource};
+use crate::cluster::Remote;
+use crate::metrics::{self, Outcome};
+use crate::outbox::Outgoing;
+use crate::presence_list::{InboundSubscription, Probe};
+use crate::reply;
+use crate::shard::{Parcel, Shard, Work};
+use crate::user_session::End;
+
+/// How often a stanza is looked up again before it counts as undeliverable.
+const MAX_HOPS: u8 = 3;
+
+/// Something that has to be done before the next stanza for the same account.
+pub(crate) type Job = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What waits for its turn at an account.
+pub(crate) enum Queued {
+    /// Something to deliver.
+    Work(Work),
+    /// Something to do that must not be overtaken.
+    Job(Job),
+}
+
+impl Work {
+    /// The account that this is for; the first of several.
+    fn account(&self) -> Option<&str> {
+        match self {
+            Self::Route(parcel) => parcel.stanza.to.as_ref().map(Jid::bare_str),
+            Self::Broadcast { to, .. } => to.first().map(BareJid::as_str),
+            Self::Probe { contacts, .. } => contacts.first().map(BareJid::as_str),
+        }
+    }
+
+    /// The same, as something that outlives the work.
+    fn bare(&self) -> Option<Jid> {
+        match self {
+            Self::Route(parcel) => parcel.stanza.to.clone(),
+            Self::Broadcast { to, .. } => to.first().cloned().map(Jid::from),
+            Self::Probe { contacts, .. } => contacts.first().cloned().map(Jid::from),
+        }
+    }
+}
+
+/// A resource that may get a stanza.
+enum Place {
+    Here(Rc<Resource>),
+    There(Epoch, FullJid),
+}
+
+impl Shard {
+    /// Takes work from a session, another shard or another node.
+    pub(crate) fn accept(self: &Rc<Self>, work: Work) {
+        match work {
+            Work::Route(parcel) => self.route(parcel),
+            Work::Broadcast { stanza, to, accepted, from_bus } => {
+                self.broadcast_here(&stanza, to, accepted, from_bus);
+            }
+            Work::Probe { prober, contacts } => self.probe_here(&prober, contacts),
+        }
+    }
+
+    fn route(self: &Rc<Self>, parcel: Parcel) {
+        let Some(to) = &parcel.stanza.to else {
+            // Everything is stamped before it is routed.
+            metrics::outcome(parcel.stanza.kind, Outcome::Dropped);
+            return;
+        };
+        if !self.node().serves(to.domain()) {
+            // There is no server-to-server link yet (RFC 6120 §10.4).
+            return self.bounce(&parcel.stanza, &Condition::RemoteServerNotFound.into());
+        }
+        if to.local().is_none() {
+            return self.for_the_server(&parcel.stanza);
+        }
+        let owner = self.node().shard_of(to.bare_str());
+        if owner == self.index() {
+            self.deliver(Work::Route(parcel));
+        } else {
+            self.pass(owner, Work::Route(parcel));
+        }
+    }
+
+    /// What reaches the domain itself and is no request of a local session (`dispatch.rs`).
+    fn for_the_server(self: &Rc<Self>, stanza: &Stanza) {
+        match stanza.kind {
+            Kind::Message(MessageType::Error)
+            | Kind::Presence(_)
+            | Kind::Iq(IqType::Result | IqType::Error) => {
+                metrics::outcome(stanza.kind, Outcome::Delivered);
+            }
+            Kind::Message(_) | Kind::Iq(_) => {
+                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+            }
+        }
+    }
+
+    /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1).
+    pub(crate) fn bounce(self: &Rc<Self>, stanza: &Stanza, error: &StanzaError) {
+        metrics::outcome(stanza.kind, Outcome::Bounced);
+        if let Some(answer) = stanza.reply_error(error) {
+            self.route(Parcel::new(answer));
+        }
+    }
+
+    /// Puts a stanza into a resource's outbox. A resource whose outbox is full is ended: its client
+    /// does not read.
+    ///
+    /// Returns whether the stanza was taken.
+    pub(crate) fn push(&self, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
+        if resource.outbox.push(outgoing).is_ok() {
+            return true;
+        }
+        if !resource.outbox.is_closed() {
+            metrics::MAILBOX_OVERFLOWS.with_label_values(&["outbox"]).inc();
+            tracing::info!(jid = %resource.jid, "client does not read; its session ends");
+            self.unbind(resource);
+            let error = StreamError::from(StreamCondition::ResourceConstraint);
+            let request = resource.session.send(End { error: Some(error) });
+            actix_rt::spawn(async move {
+                // A session that has stopped needs no end.
+                let _ = request.await;
+            });
+        }
+        false
+    }
+
+    /// Delivers now, or behind what is waiting for the same account.
+    fn deliver(self: &Rc<Self>, work: Work) {
+        let full = self.node().settings.sessions.waiting_stanzas;
+        let waiting = {
+            let mut waiting = self.waiting.borrow_mut();
+            match work.account().and_then(|account| waiting.get_mut(account)) {
+                Some(queue) if queue.len() < full => {
+                    queue.push_back(Queued::Work(work));
+                    return;
+                }
+                Some(_) => true,
+                None => false,
+            }
+        };
+        if waiting {
+            return self.give_up(work, &Condition::ResourceConstraint.into());
+        }
+        let account = work.bare();
+        if let (Some(job), Some(account)) = (self.attempt(work), account) {
+            self.in_turn(account.to_bare(), job);
+        }
+    }
+
+    /// Runs a job when nothing else is under way for the account; until it is done, everything for
+    /// the account waits.
+    pub(crate) fn in_turn(self: &Rc<Self>, account: BareJid, job: Job) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(queue) = waiting.get_mut(&account) {
+            queue.push_back(Queued::Job(job));
+            return;
+        }
+        waiting.insert(account.clone(), VecDeque::from([Queued::Job(job)]));
+        drop(waiting);
+        self.drain(account);
+    }
+
+    /// Works off what waits for an account, one after the other.
+    fn drain(self: &Rc<Self>, account: BareJid) {
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            loop {
+                let next =
+                    shard.waiting.borrow_mut().get_mut(&account).and_then(VecDeque::pop_front);
+                match next {
+                    Some(Queued::Job(job)) => job.await,
+                    Some(Queued::Work(work)) => {
+                        if let Some(job) = shard.attempt(work) {
+                            job.await;
+                        }
+                    }
+                    None => break,
+                }
+            }
+            shard.waiting.borrow_mut().remove(&account);
+            shard.tidy(&account);
+            shard.flush();
+        });
+    }
+
+    /// Puts work back in front of what waits for its account; for jobs that were only its
+    /// preparation.
+    fn put_back(&self, account: &str, work: Work) {
+        if let Some(queue) = self.waiting.borrow_mut().get_mut(account) {
+            queue.push_front(Queued::Work(work));
+        }
+    }
+
+    /// Delivers if all that is needed is known; otherwise returns what has to be done first.
+    fn attempt(self: &Rc<Self>, work: Work) -> Option<Job> {
+        if self.lacks(work.account()?) {
+            return Some(self.look_up_and_retry(work));
+        }
+        match work {
+            Work::Route(parcel) => self.attempt_stanza(parcel),
+            Work::Broadcast { stanza, to, from_bus, accepted } => {
+                for account in &to {
+                    self.show_presence(&stanza, account, accepted, from_bus);
+                }
+                None
+            }
+            Work::Probe { prober, contacts } => {
+                for account in &contacts {
+                    self.tell_presence(&prober, account);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether something about the account must be read before a stanza can be delivered to it.
+    fn lacks(&self, account: &str) -> bool {
+        if self.node().cluster.is_some() && !self.cache.borrow().knows(account) {
+            return true;
+        }
+        self.accounts.borrow().get(account).is_some_and(|account| {
+            !account.resources.borrow().is_empty() && account.block_list.borrow().is_none()
+        })
+    }
+
+    fn look_up_and_retry(self: &Rc<Self>, work: Work) -> Job {
+        let shard = Rc::clone(self);
+        Box::pin(async move {
+            let Some(account) = work.bare().map(|account| account.to_bare()) else { return };
+            match shard.look_up(std::slice::from_ref(&account)).await {
+                Ok(()) => shard.put_back(account.as_str(), work),
+                Err(error) => shard.give_up(work, &error),
+            }
+        })
+    }
+
+    /// Reads what [`lacks`](Self::lacks) found missing for these accounts.
+    async fn look_up(self: &Rc<Self>, accounts: &[BareJid]) -> Result<(), StanzaError> {
+        if let Some(cluster) = &self.node().cluster {
+            let unknown: Vec<BareJid> = accounts
+                .iter()
+                .filter(|a| !self.cache.borrow().knows(a.as_str()))
+                .cloned()
+                .collect();
+            if !unknown.is_empty() {
+                let asked = self.cache.borrow_mut().asking();
+                match cluster.directory.lookup(&unknown).await {
+                    Ok(rows) => {
+                        let own = cluster.epoch();
+                        self.cache.borrow_mut().learned(asked, &unknown, rows, own);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the directory does not answer");
+                        // Local delivery goes on; what would be elsewhere is stored or bounced.
+                        self.cache.borrow_mut().assume_last_known(&unknown);
+                    }
+                }
+            }
+        }
+        for account in accounts {
+            let entry = self.accounts.borrow().get(account).cloned();
+            if let Some(entry) = entry
+                && !entry.resources.borrow().is_empty()
+            {
+                self.load_block_list(&entry).await.map_err(|e| reply::storage_error(&e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads whom an account blocks, once.
+    pub(crate) async fn load_block_list(
+        &self,
+        account: &Account,
+    ) -> Result<(), rookery_storage::Error> {
+        if account.block_list.borrow().is_none() {
+            let blocked = self.node().storage.blocked(&account.jid).await?;
+            account.block_list.borrow_mut().get_or_insert_with(|| Rc::new(BlockList::new(blocked)));
+        }
+        Ok(())
+    }
+
+    /// Ends work that cannot be delivered for a reason of ours.
+    fn give_up(self: &Rc<Self>, work: Work, error: &StanzaError) {
+        match work {
+            Work::Route(parcel) => self.bounce(&parcel.stanza, error),
+            Work::Broadcast { stanza, .. } => metrics::outcome(stanza.kind, Outcome::Dropped),
+            Work::Probe { .. } => {}
+        }
+    }
+
+    fn attempt_stanza(self: &Rc<Self>, parcel: Parcel) -> Option<Job> {
+        let stanza = Arc::clone(&parcel.stanza);
+        let stanza = &stanza;
+        let to = stanza.to.as_ref()?;
+        let account = to.bare_str();
+        let here = self.accounts.borrow().get(account).cloned();
+        if let (Some(here), Some(from)) = (&here, &stanza.from)
+            && from.bare_str() != account
+            && here.block_list.borrow().as_ref().is_some_and(|list| list.blocks(from))
+        {
+            self.refuse_blocked(stanza);
+            return None;
+        }
+        match stanza.kind {
+            Kind::Presence(
+                PresenceType::Subscribe
+                | PresenceType::Subscribed
+                | PresenceType::Unsubscribe
+                | PresenceType::Unsubscribed,
+            ) => return Some(self.subscription_job(parcel, to.to_bare())),
+            Kind::Presence(PresenceType::Probe) => {
+                return Some(self.probe_job(parcel, to.to_bare()));
+            }
+            _ => {}
+        }
+        let places = self.places(here.as_deref(), account);
+        let candidates: SmallVec<[delivery::Resource<'_>; 4]> = places
+            .iter()
+            .map(|(place, available, priority)| delivery::Resource {
+                name: match place {
+                    Place::Here(resource) => resource.jid.resource(),
+                    Place::There(_, jid) => jid.resource(),
+                },
+                available: *available,
+                priority: *priority,
+            })
+            .collect();
+        match delivery::decide(stanza.kind, to.resource(), &candidates) {
+            Decision::Deliver(chosen) => {
+                let chosen: SmallVec<[&Place; 4]> =
+                    chosen.iter().filter_map(|i| places.get(*i).map(|p| &p.0)).collect();
+                self.hand_to(parcel, &chosen)
+            }
+            Decision::Store => Some(self.store_job(parcel, to.to_bare())),
+            Decision::Bounce(condition) => {
+                self.bounce(stanza, &condition.into());
+                None
+            }
+            Decision::Ignore => {
+                metrics::outcome(stanza.kind, Outcome::Dropped);
+                None
+            }
+        }
+    }
+
+    /// All resources of an account in the cluster: where, whether available, priority.
+    fn places(&self, here: Option<&Account>, account: &str) -> SmallVec<[(Place, bool, i8); 2]> {
+        let mut places = SmallVec::new();
+        if let Some(here) = here {
+            for resource in here.resources.borrow().iter() {
+                let (available, priority) = (resource.is_available(), resource.priority.get());
+                places.push((Place::Here(Rc::clone(resource)), available, priority));
+            }
+        }
+        if self.node().cluster.is_some() {
+            for remote in self.cache.borrow().get(account) {
+                let Remote { jid, epoch, available, priority, .. } = remote;
+                places.push((Place::There(*epoch, jid.clone()), *available, *priority));
+            }
+        }
+        places
+    }
+
+    /// XEP-0191 §3.5..3.7: what a blocked sender is told.
+    fn refuse_blocked(self: &Rc<Self>, stanza: &Stanza) {
+        match stanza.kind {
+            Kind::Message(_) | Kind::Iq(_) => {
+                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+            }
+            Kind::Presence(_) => metrics::outcome(stanza.kind, Outcome::Dropped),
+        }
+    }
+
+    /// Hands a stanza to resources here and on other nodes; the first that takes it is responsible.
+    fn hand_to(self: &Rc<Self>, parcel: Parcel, chosen: &[&Place]) -> Option<Job> {
+        let mut responsible = true;
+        let mut away: SmallVec<[(Epoch, Vec<FullJid>); 2]> = SmallVec::new();
+        for place in chosen {
+            match place {
+                Place::Here(resource) => {
+                    let outgoing = Outgoing {
+                        stanza: Arc::clone(&parcel.stanza),
+                        to: None,
+                        accepted: parcel.accepted,
+                        entry: None,
+                    };
+                    if self.push(resource, outgoing) {
+                        responsible = false;
+                    }
+                }
+                Place::There(epoch, jid) => match away.iter_mut().find(|(e, _)| e == epoch) {
+                    Some((_, to)) => to.push(jid.clone()),
+                    None => away.push((*epoch, vec![jid.clone()])),
+                },
+            }
+        }
+        for (epoch, to) in away {
+            let frame = Frame::Deliver {
+                stanza: Stanza::clone(&parcel.stanza),
+                to,
+                responsible,
+                hops: parcel.hops,
+            };
+            match self.send_frame(epoch, frame) {
+                Ok(()) => responsible = false,
+                // The rest of the nodes get no copy: rare, and only the responsible one counts.
+                Err(frame) if responsible => return Some(self.resend_job(epoch, frame)),
+                Err(_) => {}
+            }
+        }
+        if responsible {
+            // Every chosen resource turned out to be unable to take it.
+            let Parcel { stanza, hops, accepted } = parcel;
+            self.again(Parcel { stanza, hops: hops + 1, accepted });
+        }
+        None
+    }
+
+    /// Looks a stanza up again, unless that has been done too often.
+    pub(crate) fn again(self: &Rc<Self>, parcel: Parcel) {
+        if parcel.hops > MAX_HOPS {
+            return self.bounce(&parcel.stanza, &Condition::RecipientUnavailable.into());
+        }
+        self.route(parcel);
+    }
+
+    fn send_frame(&self, to: Epoch, frame: Frame) -> Result<(), Frame> {
+        match &self.node().cluster {
+            Some(cluster) => cluster.send(to, frame),
+            None => Err(frame),
+        }
+    }
+
+    /// Waits until the bus has room for a node. What follows for the account waits as well.
+    fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame) -> Job {
+        let shard = Rc::clone(self);
+        Box::pin(async move {
+            let Some(cluster) = &shard.node().cluster else { return };
+            let limit = shard.node().settings.sessions.actor_timeout;
+            let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
+            let refused = match ready {
+                Ok(()) => cluster.send(to, frame).err(),
+                Err(_) => Some(frame),
+            };
+            if let Some(Frame::Deliver { stanza, .. }) = refused {
+                shard.bounce(&stanza, &Condition::ResourceConstraint.into());
+            }
+        })
+    }
+
+    fn subscription_job(self: &Rc<Self>, parcel: Parcel, account: BareJid) -> Job {
+        let shard = Rc::clone(self);
+        Box::pin(async move {
+            match shard.node().storage.exists(&account).await {
+                Ok(true) => {}
+                // RFC 6121 §8.5.1: silence, so that nobody learns which accounts exist.
+                Ok(false) => return metrics::outcome(parcel.stanza.kind, Outcome::Dropped),
+                Err(error) => return shard.bounce(&parcel.stanza, &reply::storage_error(&error)),
+            }
+            let entry = shard.account(&account);
+            let list = shard.presence_list(&entry);
+            let stanza = Arc::clone(&parcel.stanza);
+            let limit = shard.node().settings.sessions.actor_timeout;
+            let answer = tokio::time::timeout(limit, list.send(InboundSubscription { stanza }));
+            match answer.await {
+                Ok(Ok(Ok(()))) => metrics::outcome(parcel.stanza.kind, Outcome::Delivered),
+                Ok(Ok(Err(error))) => shard.bounce(&parcel.stanza, &error),
+                Ok(Err(_)) | Err(_) => {
+                    shard.bounce(&parcel.stanza, &Condition::InternalServerError.into());
+                }
+            }
+        })
+    }
+
+    fn probe_job(self: &Rc<Self>, parcel: Parcel, account: BareJid) -> Job {
+        let shard = Rc::clone(self);
+        Box::pin(async move {
+            let entry = shard.account(&account);
+            let list = shard.presence_list(&entry);
+            let limit = shard.node().settings.sessions.actor_timeout;
+            let probe = Probe { stanza: Arc::clone(&parcel.stanza) };
+            if !matches!(tokio::time::timeout(limit, list.send(probe)).await, Ok(Ok(()))) {
+                tracing::error!(%account, "a probe was not answered");
+            }
+            metrics::outcome(parcel.stanza.kind, Outcome::Delivered);
+        })
+    }
+
+    /// Stores a message for an account without a resource that can take it (RFC 6121 §8.5.2.2,
+    /// XEP-0160), together with the messages that queued up behind it: one commit.
+    fn store_job(self: &Rc<Self>, first: Parcel, account: BareJid) -> Job {
+        let shard = Rc::clone(self);
+        Box::pin(async move {
+            if let Err(error) = shard.store_messages(first.clone(), &account).await {
+                shard.bounce(&first.stanza, &error);
+            }
+        })
+    }
+
+    async fn store_messages(
+        self: &Rc<Self>,
+        first: Parcel,
+        account: &BareJid,
+    ) -> Result<(), StanzaError> {
+        let storage = &self.node().storage;
+        if !storage.exists(account).await.map_err(|e| reply::storage_error(&e))? {
+            return Err(Condition::ServiceUnavailable.into());
+        }
+        let blocked = storage.blocked(account).await.map_err(|e| reply::storage_error(&e))?;
+        let blocked = BlockList::new(blocked);
+        let mut parcels = vec![first];
+        // A resource that came meanwhile gets what follows directly.
+        if self.accounts.borrow().get(account).is_none_or(|a| a.resources.borrow().is_empty()) {
+            self.take_storable(account, &mut parcels);
+        }
+        let now = SystemTime::now();
+        let mut entries = Vec::with_capacity(parcels.len());
+        let mut stored = Vec::with_capacity(parcels.len());
+        for parcel in parcels {
+            let stanza = &parcel.stanza;
+            let Some(from) = stanza.from.clone() else { continue };
+            if from.bare_str() != account.as_str() && blocked.blocks(&from) {
+                self.refuse_blocked(stanza);
+            } else if !offline::is_stored(stanza) {
+                // RFC 6121 §8.5.2.2.1 allows silence for what is not worth keeping (chat states).
+                metrics::outcome(stanza.kind, Outcome::Dropped);
+            } else {
+                entries.push(NewEntry {
+                    account: account.clone(),
+                    peer: from,
+                    at: now,
+                    stanza: stanza.to_xml(),
+                });
+                stored.push(parcel);
+            }
+        }
+        let limit = self.node().settings.sessions.offline_messages;
+        match storage.append(entries, limit).await {
+            Ok(results) => {
+                for (parcel, result) in stored.iter().zip(results) {
+                    match result {
+                        Ok(_) => metrics::outcome(parcel.stanza.kind, Outcome::Stored),
+                        // XEP-0160 §3: a full store answers service-unavailable.
+                        Err(_) => {
+                            self.bounce(&parcel.stanza, &Condition::ServiceUnavailable.into());
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                let error = reply::storage_error(&error);
+                for parcel in &stored {
+                    self.bounce(&parcel.stanza, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the messages that would be stored next off the account's queue.
+    fn take_storable(&self, account: &BareJid, parcels: &mut Vec<Parcel>) {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(queue) = waiting.get_mut(account) else { return };
+        while parcels.len() < 250 {
+            match queue.front() {
+                Some(Queued::Work(Work::Route(next))) if offline::is_stored(&next.stanza) => {}
+                _ => return,
+            }
+            if let Some(Queued::Work(Work::Route(next))) = queue.pop_front() {
+                parcels.push(next);
+            }
+        }
+    }
+
+    /// Hands presence to the available resources of many accounts, in all shards.
+    pub(crate) fn broadcast(
+        self: &Rc<Self>,
+        stanza: &Arc<Stanza>,
+        recipients: impl IntoIterator<Item = BareJid>,
+        accepted: Instant,
+        from_bus: bool,
+    ) {
+        let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); self.node().shards().len()];
+        for recipient in recipients {
+            if self.node().serves(recipient.domain()) {
+                by_shard[self.node().shard_of(recipient.as_str())].push(recipient);
+            }
+        }
+        for (index, to) in by_shard.into_iter().enumerate() {
+            if to.is_empty() {
+                continue;
+            }
+            if index == self.index() {
+                self.broadcast_here(stanza, to, accepted, from_bus);
+            } else {
+                let stanza = Arc::clone(stanza);
+                self.pass(index, Work::Broadcast { stanza, to, accepted, from_bus });
+            }
+        }
+    }
+
+    fn broadcast_here(
+        self: &Rc<Self>,
+        stanza: &Arc<Stanza>,
+        to: Vec<BareJid>,
+        accepted: Instant,
+        from_bus: bool,
+    ) {
+        let mut elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>> = hashbrown::HashMap::new();
+        let mut unknown = Vec::new();
+        for account in to {
+            if self.waiting.borrow().contains_key(&account) {
+                let work = one_broadcast(stanza, account, accepted, from_bus);
+                self.deliver(work);
+            } else if self.lacks(account.as_str()) {
+                unknown.push(account);
+            } else {
+                self.show_here(stanza, &account, accepted);
+                if !from_bus {
+                    self.note_nodes(&account, &mut elsewhere);
+                }
+            }
+        }
+        self.send_broadcasts(stanza, elsewhere);
+        if !unknown.is_empty() {
+            self.look_up_for_broadcast(stanza, unknown, accepted, from_bus);
+        }
+    }
+
+    /// One look-up for all accounts of a fan-out about which something is missing.
+    fn look_up_for_broadcast(
+        self: &Rc<Self>,
+        stanza: &Arc<Stanza>,
+        accounts: Vec<BareJid>,
+        accepted: Instant,
+        from_bus: bool,
+    ) {
+        for account in &accounts {
+            let work = one_broadcast(stanza, account.clone(), accepted, from_bus);
+            self.waiting.borrow_mut().entry(account.clone()).or_default().push_back(Queued::Work(work));
+        }
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            if let Err(error) = shard.look_up(&accounts).await {
+                tracing::warn!(error = ?error.condition, "presence was not delivered");
+            }
+            for account in accounts {
+                shard.drain(account);
+            }
+        });
+    }
+
+    /// Presence for one account: its resources here and, unless another node sent it, elsewhere.
+    fn show_presence(
+        self: &Rc<Self>,
+        stanza: &Arc<Stanza>,
+        account: &BareJid,
+        accepted: Instant,
+        from_bus: bool,
+    ) {
+        self.show_here(stanza, account, accepted);
+        if !from_bus {
+            let mut elsewhere = hashbrown::HashMap::new();
+            self.note_nodes(account, &mut elsewhere);
+            self.send_broadcasts(stanza, elsewhere);
+        }
+    }
+
+    fn show_here(self: &Rc<Self>, stanza: &Arc<Stanza>, account: &BareJid, accepted: Instant) {
+        let Some(here) = self.accounts.borrow().get(account).cloned() else { return };
+        let own = stanza.from.as_ref().is_some_and(|from| from.bare_str() == account.as_str());
+        if !own
+            && let (Some(list), Some(from)) = (&*here.block_list.borrow(), &stanza.from)
+            && list.blocks(from)
+        {
+            return;
+        }
+        let to = Jid::from(account.clone());
+        for resource in here.all() {
+            if resource.is_available() {
+                let outgoing = Outgoing {
+                    stanza: Arc::clone(stanza),
+                    to: Some(to.clone()),
+                    accepted,
+                    entry: None,
+                };
+                self.push(&resource, outgoing);
+            }
+        }
+    }
+
+    fn note_nodes(
+        &self,
+        account: &BareJid,
+        elsewhere: &mut hashbrown::HashMap<Epoch, Vec<BareJid>>,
+    ) {
+        if self.node().cluster.is_none() {
+            return;
+        }
+        for remote in self.cache.borrow().get(account.as_str()) {
+            if remote.available {
+                let to = elsewhere.entry(remote.epoch).or_default();
+                if to.last() != Some(account) {
+                    to.push(account.clone());
+                }
+            }
+        }
+    }
+
+    fn send_broadcasts(
+        &self,
+        stanza: &Arc<Stanza>,
+        elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>>,
+    ) {
+        for (epoch, to) in elsewhere {
+            let frame = Frame::Broadcast { stanza: Stanza::clone(stanza), to };
+            if self.send_frame(epoch, frame).is_err() {
+                metrics::outcome(stanza.kind, Outcome::Dropped);
+            }
+        }
+    }
+
+    /// Sends a resource the current presence of its contacts (RFC 6121 §4.3).
+    pub(crate) fn probe(self: &Rc<Self>, prober: &FullJid, contacts: Vec<BareJid>) {
+        let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); self.node().shards().len()];
+        for contact in contacts {
+            if self.node().serves(contact.domain()) {
+                by_shard[self.node().shard_of(contact.as_str())].push(contact);
+            }
+        }
+        for (index, contacts) in by_shard.into_iter().enumerate() {
+            if contacts.is_empty() {
+                continue;
+            }
+            if index == self.index() {
+                self.probe_here(prober, contacts);
+            } else {
+                self.pass(index, Work::Probe { prober: prober.clone(), contacts });
+            }
+        }
+    }
+
+    fn probe_here(self: &Rc<Self>, prober: &FullJid, contacts: Vec<BareJid>) {
+        let mut unknown = Vec::new();
+        for contact in contacts {
+            let work = || Work::Probe { prober: prober.clone(), contacts: vec![contact.clone()] };
+            if let Some(queue) = self.waiting.borrow_mut().get_mut(&contact) {
+                queue.push_back(Queued::Work(work()));
+                continue;
+            }
+            if self.lacks(contact.as_str()) {
+                self.waiting.borrow_mut().insert(contact.clone(), VecDeque::from([Queued::Work(work())]));
+                unknown.push(contact);
+            } else {
+                self.tell_presence(prober, &contact);
+            }
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            if let Err(error) = shard.look_up(&unknown).await {
+                tracing::warn!(error = ?error.condition, "presence was not looked up");
+            }
+            for contact in unknown {
+                shard.drain(contact);
+            }
+        });
+    }
+
+    /// The current presence of an account's resources, to one resource that may see it. An account
+    /// that blocks the other one looks unavailable (XEP-0191 §3.3), and so does one without
+    /// resources: nothing is sent.
+    pub(crate) fn tell_presence(self: &Rc<Self>, prober: &FullJid, account: &BareJid) {
+        let to = Jid::from(prober.clone());
+        if let Some(here) = self.accounts.borrow().get(account).cloned() {
+            let own = prober.bare_str() == account.as_str();
+            if !own && here.block_list.borrow().as_ref().is_some_and(|list| list.blocks(&to)) {
+                return;
+            }
+            for resource in here.all() {
+                if resource.jid != *prober
+                    && let Some(presence) = &*resource.presence.borrow()
+                {
+                    let mut stanza = Stanza::clone(presence);
+                    stanza.to = Some(to.clone());
+                    self.route(Parcel::new(stanza));
+                }
+            }
+        }
+        if self.node().cluster.is_some() {
+            let presences: Vec<Arc<Stanza>> = self
+                .cache
+                .borrow()
+                .get(account.as_str())
+                .iter()
+                .filter(|remote| remote.jid != *prober)
+                .filter_map(|remote| remote.presence.clone())
+                .collect();
+            for presence in presences {
+                let mut stanza = Stanza::clone(&presence);
+                stanza.to = Some(to.clone());
+                self.route(Parcel::new(stanza));
+            }
+        }
+    }
+
+    /// A frame from another node, for accounts of this shard.
+    pub(crate) fn deliver_from_bus(
+        self: &Rc<Self>,
+        stanza: Stanza,
+        to: &[FullJid],
+        responsible: bool,
+        hops: u8,
+    ) {
+        let stanza = Arc::new(stanza);
+        let accepted = Instant::now();
+        let Some(first) = to.first() else { return };
+        let bare = first.bare_str();
+        let Some(account) = self.accounts.borrow().get(bare).cloned() else {
+            self.cache.borrow_mut().forget(bare);
+            if responsible {
+                self.again(Parcel { stanza, hops: hops + 1, accepted });
+            }
+            return;
+        };
+        if account.block_list.borrow().is_none() {
+            let shard = Rc::clone(self);
+            let to = to.to_vec();
+            let jid = account.jid.clone();
+            let job = Box::pin(async move {
+                if let Err(error) = shard.load_block_list(&account).await {
+                    shard.bounce(&stanza, &reply::storage_error(&error));
+                    return;
+                }
+                shard.deliver_to_named(&account, stanza, &to, responsible, hops);
+            });
+            return self.in_turn(jid, job);
+        }
+        if self.waiting.borrow().contains_key(bare) {
+            let shard = Rc::clone(self);
+            let to = to.to_vec();
+            let jid = account.jid.clone();
+            let job = Box::pin(async move {
+                shard.deliver_to_named(&account, stanza, &to, responsible, hops);
+            });
+            return self.in_turn(jid, job);
+        }
+        self.deliver_to_named(&account, stanza, to, responsible, hops);
+    }
+
+    fn deliver_to_named(
+        self: &Rc<Self>,
+        account: &Account,
+        stanza: Arc<Stanza>,
+        to: &[FullJid],
+        responsible: bool,
+        hops: u8,
+    ) {
+        if let (Some(list), Some(from)) = (&*account.block_list.borrow(), &stanza.from)
+            && from.bare_str() != account.jid.as_str()
+            && list.blocks(from)
+        {
+            if responsible {
+                self.refuse_blocked(&stanza);
+            }
+            return;
+        }
+        let mut taken = false;
+        for jid in to {
+            if let Some(resource) = account.resource(jid.resource()) {
+                let outgoing = Outgoing::new(Arc::clone(&stanza));
+                taken |= self.push(&resource, outgoing);
+            }
+        }
+        if !taken && responsible {
+            self.cache.borrow_mut().forget(account.jid.as_str());
+            self.again(Parcel { stanza, hops: hops + 1, accepted: Instant::now() });
+        }
+    }
+
+    /// Ends all sessions of an account, e.g. because it was removed.
+    pub(crate) fn end_sessions(&self, account: &BareJid, condition: StreamCondition) {
+        let Some(entry) = self.accounts.borrow().get(account).cloned() else { return };
+        entry.block_list.take();
+        for resource in entry.all() {
+            let request = resource.session.send(End { error: Some(StreamError::from(condition)) });
+            actix_rt::spawn(async move {
+                // A session that has stopped needs no end.
+                let _ = request.await;
+            });
+        }
+    }
+}
+
+fn one_broadcast(stanza: &Arc<Stanza>, to: BareJid, accepted: Instant, from_bus: bool) -> Work {
+    Work::Broadcast { stanza: Arc::clone(stanza), to: vec![to], accepted, from_bus }
+}

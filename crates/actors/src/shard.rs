@@ -1,0 +1,447 @@
+//! One arbiter's part of the node: the accounts whose address hashes to it.
+//!
+//! A [`Shard`] is plain, single-threaded data that the actors of its arbiter share (`Rc`). What one
+//! shard has for another travels as [`Work`] in the mailbox of that arbiter's [`ShardActor`],
+//! gathered into one message per turn, so that the order between any two addresses is kept
+//! (RFC 6120 §10.1).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use hashbrown::HashMap;
+use rookery_features::bind;
+use rookery_proto::error::{Condition, StanzaError};
+use rookery_proto::jid::{BareJid, FullJid};
+use rookery_proto::stanza::Stanza;
+use rookery_proto::stream::{StreamCondition, StreamError};
+use tokio::sync::Notify;
+
+use crate::account::{Account, Resource};
+use crate::cluster::Cache;
+use crate::connection::{Accepted, Connection, Parts};
+use crate::node::NodeShared;
+use crate::outbox::Outbox;
+use crate::presence_list::PresenceList;
+use crate::router::Queued;
+use crate::user_session::{End, UserSession};
+use crate::{metrics, reply};
+
+/// Batches of work that one shard's mailbox holds. When it is full, the sender keeps what it has and
+/// the sessions that feed it wait (`room`).
+const MAILBOX_BATCHES: usize = 256;
+/// Units of work for another shard above which sessions stop reading.
+const MAX_OUTGOING: usize = 8192;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
+}
+
+/// A stanza on its way to the shard that owns its recipient.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// The stanza, with `from` and `to` stamped.
+    pub stanza: Arc<Stanza>,
+    /// How often it has been looked up again; see [`crate::router`].
+    pub hops: u8,
+    /// When this node accepted it.
+    pub accepted: Instant,
+}
+
+impl Parcel {
+    /// A stanza that is routed for the first time.
+    pub fn new(stanza: Stanza) -> Self {
+        Self { stanza: Arc::new(stanza), hops: 0, accepted: Instant::now() }
+    }
+}
+
+/// What one shard asks of another.
+#[derive(Debug)]
+pub enum Work {
+    /// Deliver by the rules of RFC 6121 §8.5.
+    Route(Parcel),
+    /// Hand presence to all available resources of these accounts.
+    Broadcast {
+        /// The presence stanza; its `to` is replaced by each account's address.
+        stanza: Arc<Stanza>,
+        /// Accounts of the receiving shard.
+        to: Vec<BareJid>,
+        /// When this node accepted it.
+        accepted: Instant,
+        /// Whether it came from another node, so that it is for local resources alone.
+        from_bus: bool,
+    },
+    /// Send the current presence of these accounts to one resource (RFC 6121 §4.3.2).
+    Probe {
+        /// Who gets it.
+        prober: FullJid,
+        /// Accounts of the receiving shard that the prober is subscribed to.
+        contacts: Vec<BareJid>,
+    },
+}
+
+/// The state of one arbiter; see the module's description.
+pub struct Shard {
+    index: usize,
+    node: Arc<NodeShared>,
+    pub(crate) accounts: RefCell<HashMap<BareJid, Rc<Account>>>,
+    /// Work for accounts for which something must be looked up first, in its order.
+    pub(crate) waiting: RefCell<HashMap<BareJid, VecDeque<Queued>>>,
+    pub(crate) cache: RefCell<Cache>,
+    outgoing: Vec<Outgoing>,
+    room: Notify,
+    next_id: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    work: RefCell<Vec<Work>>,
+    sending: Cell<bool>,
+}
+
+/// What a connection asks for to become a session (RFC 6120 §7).
+pub struct BindRequest {
+    /// Who has authenticated.
+    pub account: BareJid,
+    /// The resource that the client asked for.
+    pub resource: Option<String>,
+    /// The stream.
+    pub connection: Addr<Connection>,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Whether the stream runs over a WebSocket.
+    pub websocket: bool,
+}
+
+/// A bound resource, as its connection needs it.
+pub struct Bound {
+    /// The full JID.
+    pub jid: FullJid,
+    /// Where the client's stanzas go.
+    pub session: Addr<UserSession>,
+    /// Where the stanzas for the client come from.
+    pub outbox: Rc<Outbox>,
+}
+
+impl Shard {
+    fn new(index: usize, node: Arc<NodeShared>, shards: usize) -> Self {
+        let cached = node.settings.sessions.directory_cache / shards.max(1);
+        Self {
+            index,
+            node,
+            accounts: RefCell::default(),
+            waiting: RefCell::default(),
+            cache: RefCell::new(Cache::new(cached)),
+            outgoing: (0..shards).map(|_| Outgoing::default()).collect(),
+            room: Notify::new(),
+            next_id: Cell::new(0),
+        }
+    }
+
+    /// The shard of the arbiter that calls.
+    ///
+    /// # Panics
+    /// On a thread that is no arbiter of a [`Node`](crate::Node): a mistake of the program.
+    pub fn current() -> Rc<Self> {
+        CURRENT
+            .with_borrow(Clone::clone)
+            .expect("actors run only on arbiters that Node::start made, each of which has a shard")
+    }
+
+    /// This shard's number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What the whole process shares.
+    pub fn node(&self) -> &Arc<NodeShared> {
+        &self.node
+    }
+
+    /// The number of the shard that owns an account.
+    pub fn index_of(&self, account: &BareJid) -> usize {
+        self.node.shard_of(account.as_str())
+    }
+
+    /// Moves a connection to the arbiter that owns its account.
+    pub fn hand_over(&self, to: usize, parts: Box<Parts>) {
+        // Dropped when that mailbox is full: the client sees its connection end and tries again.
+        if self.node.shard(to).try_send(Adopt(parts)).is_err() {
+            metrics::MAILBOX_OVERFLOWS.with_label_values(&["shard"]).inc();
+        }
+    }
+
+    /// An `id` for a stanza that the server sends by itself; unique on this node.
+    pub fn stanza_id(&self) -> String {
+        let id = self.next_id.get() + 1;
+        self.next_id.set(id);
+        format!("r{}-{id}", self.index)
+    }
+
+    /// Makes a session of a connection (RFC 6120 §7).
+    ///
+    /// A resource that is bound already, here or on another node, is ended with `<conflict/>`: the
+    /// client that comes now is more likely to be alive (RFC 6120 §7.7.2.2).
+    ///
+    /// # Errors
+    /// `bad-request` for an impossible resource, `resource-constraint` if the account has as many
+    /// resources as it may have, or if the directory cannot be reached.
+    pub async fn bind(self: Rc<Self>, request: BindRequest) -> Result<Bound, StanzaError> {
+        let jid = match &request.resource {
+            Some(name) => request
+                .account
+                .with_resource(name)
+                .map_err(|_| StanzaError::from(Condition::BadRequest))?,
+            None => {
+                let mut random = [0; 12];
+                self.node.random(&mut random);
+                request
+                    .account
+                    .with_resource(&bind::generated_resource(&random))
+                    .map_err(|_| StanzaError::from(Condition::InternalServerError))?
+            }
+        };
+        let mut sequence = 0;
+        if let Some(cluster) = &self.node.cluster {
+            let registered = cluster.directory.register(&jid).await.map_err(|e| {
+                tracing::warn!(jid = %jid, error = %e, "cannot register a session");
+                reply::directory_error(&e)
+            })?;
+            sequence = registered.sequence;
+            if let Some(old) = registered.displaced {
+                cluster.evict(&old);
+            }
+            self.cache.borrow_mut().forget(request.account.as_str());
+        }
+        loop {
+            let account = self.account(&request.account);
+            if let Some(old) = account.resource(jid.resource()) {
+                let end = End { error: Some(StreamError::from(StreamCondition::Conflict)) };
+                // A session that cannot answer in time has stopped or hangs; it is unbound here.
+                let done = tokio::time::timeout(self.node.settings.sessions.actor_timeout, old.session.send(end));
+                if !matches!(done.await, Ok(Ok(()))) {
+                    self.unbind(&old);
+                }
+                continue;
+            }
+            if account.resources.borrow().len() >= self.node.settings.sessions.resources_per_user {
+                self.tidy(&request.account);
+                if let Some(cluster) = &self.node.cluster {
+                    cluster.unregister(&jid, sequence);
+                }
+                return Err(Condition::ResourceConstraint.into());
+            }
+            return Ok(self.start_session(&account, &jid, &request, sequence));
+        }
+    }
+
+    fn start_session(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        jid: &FullJid,
+        request: &BindRequest,
+        sequence: u64,
+    ) -> Bound {
+        let outbox = Rc::new(Outbox::new(self.node.settings.sessions.outbox_bytes));
+        let session = UserSession::create(|ctx| {
+            let resource = Rc::new(Resource {
+                jid: jid.clone(),
+                outbox: Rc::clone(&outbox),
+                session: ctx.address(),
+                presence: RefCell::default(),
+                priority: Cell::new(0),
+                wants_roster: Cell::new(false),
+                wants_block_list: Cell::new(false),
+                sequence: Cell::new(sequence),
+            });
+            account.resources.borrow_mut().push(Rc::clone(&resource));
+            UserSession::new(self, account, resource, request)
+        });
+        metrics::SESSIONS.inc();
+        Bound { jid: jid.clone(), session, outbox }
+    }
+
+    /// Takes a resource out of the tables. Harmless if it is not there any more.
+    pub(crate) fn unbind(&self, resource: &Rc<Resource>) {
+        let bare = resource.jid.bare_str();
+        if let Some(account) = self.accounts.borrow().get(bare) {
+            account.resources.borrow_mut().retain(|r| !Rc::ptr_eq(r, resource));
+        }
+        self.tidy_str(bare);
+    }
+
+    /// The account's entry, made if it is not there. Whoever does not bind a resource to it calls
+    /// [`tidy`](Self::tidy) when done.
+    pub(crate) fn account(&self, jid: &BareJid) -> Rc<Account> {
+        let mut accounts = self.accounts.borrow_mut();
+        if let Some(account) = accounts.get(jid) {
+            return Rc::clone(account);
+        }
+        let account = Rc::new(Account::new(jid.clone()));
+        accounts.insert(jid.clone(), Rc::clone(&account));
+        account
+    }
+
+    /// The account's presence list, started if it does not run.
+    pub(crate) fn presence_list(self: &Rc<Self>, account: &Rc<Account>) -> Addr<PresenceList> {
+        let mut list = account.presence_list.borrow_mut();
+        match list.as_ref() {
+            Some(addr) if addr.connected() => addr.clone(),
+            _ => list.insert(PresenceList::new(self, account).start()).clone(),
+        }
+    }
+
+    /// Forgets an account without resources and without work; its presence list then stops.
+    pub(crate) fn tidy(&self, account: &BareJid) {
+        self.tidy_str(account.as_str());
+    }
+
+    fn tidy_str(&self, account: &str) {
+        if self.waiting.borrow().contains_key(account) {
+            return;
+        }
+        let mut accounts = self.accounts.borrow_mut();
+        if accounts.get(account).is_some_and(|a| a.resources.borrow().is_empty()) {
+            accounts.remove(account);
+        }
+    }
+
+    /// Queues work for the shard `to`; [`flush`](Self::flush) sends it.
+    pub(crate) fn pass(&self, to: usize, work: Work) {
+        self.outgoing[to].work.borrow_mut().push(work);
+    }
+
+    /// Sends what has gathered for other shards. Called at the end of every turn that routed.
+    pub fn flush(self: &Rc<Self>) {
+        for (to, outgoing) in self.outgoing.iter().enumerate() {
+            if outgoing.work.borrow().is_empty() || outgoing.sending.get() {
+                continue;
+            }
+            let batch = outgoing.work.take();
+            match self.node.shard(to).try_send(Batch(batch)) {
+                Ok(()) => {}
+                Err(SendError::Full(batch)) => self.send_when_there_is_room(to, batch),
+                Err(SendError::Closed(_)) => tracing::error!(shard = to, "a shard has stopped"),
+            }
+        }
+    }
+
+    /// The mailbox of shard `to` is full: this batch waits in its queue, and nothing overtakes it.
+    fn send_when_there_is_room(self: &Rc<Self>, to: usize, batch: Batch) {
+        metrics::MAILBOX_OVERFLOWS.with_label_values(&["shard"]).inc();
+        self.outgoing[to].sending.set(true);
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            if shard.node.shard(to).send(batch).await.is_err() {
+                tracing::error!(shard = to, "a shard has stopped");
+            }
+            shard.outgoing[to].sending.set(false);
+            shard.room.notify_waiters();
+            shard.flush();
+        });
+    }
+
+    /// Waits while other shards are too far behind. Sessions call it before they read on.
+    pub(crate) async fn room(&self) {
+        while self.outgoing.iter().any(|o| o.work.borrow().len() > MAX_OUTGOING) {
+            let room = self.room.notified();
+            if self.outgoing.iter().any(|o| o.sending.get()) {
+                room.await;
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Whether [`room`](Self::room) would wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.outgoing.iter().any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
+    }
+
+    /// All resources of this shard.
+    pub(crate) fn all_resources(&self) -> Vec<Rc<Resource>> {
+        self.accounts.borrow().values().flat_map(|a| a.all()).collect()
+    }
+}
+
+/// The mailbox of a shard.
+pub struct ShardActor {
+    shard: Rc<Shard>,
+}
+
+impl ShardActor {
+    /// Makes the arbiter that calls a shard of `node`.
+    pub(crate) fn start_here(index: usize, node: Arc<NodeShared>, shards: usize) -> Addr<Self> {
+        let shard = Rc::new(Shard::new(index, node, shards));
+        CURRENT.set(Some(Rc::clone(&shard)));
+        Self { shard }.start()
+    }
+}
+
+impl Actor for ShardActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_BATCHES);
+    }
+}
+
+/// A new transport stream.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Accept(pub Accepted);
+
+impl Handler<Accept> for ShardActor {
+    type Result = ();
+
+    fn handle(&mut self, Accept(accepted): Accept, _: &mut Self::Context) {
+        Connection::accept(accepted);
+    }
+}
+
+/// A connection that authenticated on another arbiter.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Adopt(pub Box<Parts>);
+
+impl Handler<Adopt> for ShardActor {
+    type Result = ();
+
+    fn handle(&mut self, Adopt(parts): Adopt, _: &mut Self::Context) {
+        Connection::adopt(parts);
+    }
+}
+
+/// Work from another shard, in its order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Batch(pub(crate) Vec<Work>);
+
+impl Handler<Batch> for ShardActor {
+    type Result = ();
+
+    fn handle(&mut self, Batch(batch): Batch, _: &mut Self::Context) {
+        for work in batch {
+            self.shard.accept(work);
+        }
+        self.shard.flush();
+    }
+}
+
+/// Something to be done on the shard's arbiter by code that runs elsewhere.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Run(pub(crate) Box<dyn FnOnce(&Rc<Shard>) + Send>);
+
+impl Handler<Run> for ShardActor {
+    type Result = ();
+
+    fn handle(&mut self, Run(job): Run, _: &mut Self::Context) {
+        job(&self.shard);
+        self.shard.flush();
+    }
+}
