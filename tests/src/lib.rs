@@ -39,10 +39,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 ///
 /// Panics with `what` when the time is up.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited {} s for {what}", DEADLINE.as_secs()),
-    }
+    let outcome = tokio::time::timeout(DEADLINE, future).await;
+    outcome.unwrap_or_else(|_| panic!("waited {} s for {what}", DEADLINE.as_secs()))
 }
 
 /// Asks `probe` again and again until it holds, for [`DEADLINE`] at most: for what no stanza tells.

@@ -349,8 +349,7 @@ pub fn password(name: &str) -> String {
 
 /// Runs a command to its end, which must come within the deadline.
 pub async fn run(mut command: Command, input: &str) -> Output {
-    let stdio = (Stdio::piped(), Stdio::piped(), Stdio::piped());
-    command.stdin(stdio.0).stdout(stdio.1).stderr(stdio.2);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     let mut child = command
         .kill_on_drop(true)

@@ -107,7 +107,7 @@ impl Wire {
         .unwrap_or_else(|e| panic!("opening {url}: {e}"));
         let protocol = response.headers().get("Sec-WebSocket-Protocol");
         assert_eq!(
-            protocol.map(|p| p.as_bytes()),
+            protocol.map(tokio_tungstenite::tungstenite::http::HeaderValue::as_bytes),
             Some(&b"xmpp"[..]),
             "the subprotocol (RFC 7395 §3.1)"
         );
