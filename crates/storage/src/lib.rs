@@ -1,1 +1,78 @@
-//! Placeholder.
+//! What survives a crash: accounts, rosters, block lists, the message log and small per-account data.
+//!
+//! Owns the traits, one for each kind of data, their two implementations and the schemas. It leaves
+//! to others what the data means: rules are in `rookery-features`, and nothing here is cached, so
+//! that a change made by another process or node is seen by the next read.
+//!
+//! Acknowledged is durable: a write returns after its commit, and `kill -9` of any process loses
+//! nothing that returned. Everything is bounded: who finds a queue full waits for
+//! [`Options::timeout`] and then gets [`Error::Unavailable`].
+//!
+//! The types to know:
+//!
+//! - [`open`] and [`Options`]: a URL in, an `Arc<dyn Storage>` out.
+//! - [`Storage`]: all the traits together, with [`Storage::health`] and [`Storage::close`].
+//! - [`RosterStore::update_roster`]: read, decide and write in one transaction.
+//! - [`LogStore`]: the message log, committed in groups.
+//! - [`Error`]: refusals and failures, told apart by [`Error::is_failure`].
+//!
+//! Backends: `sqlite` (one file, a thread that writes and a few that read) and `postgres` (a pool of
+//! connections that come back by themselves). Both pass the suite in `tests/suite`.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+mod accounts;
+mod blocks;
+mod error;
+mod log;
+pub mod metrics;
+mod open;
+mod profile;
+mod roster;
+mod secrets;
+mod sqlite;
+
+pub use accounts::AccountStore;
+pub use blocks::BlockStore;
+pub use error::{Cause, Error};
+pub use log::{Entry, EntryId, LogStore, NewEntry, Refused};
+pub use open::{Options, open};
+pub use profile::{LastStore, PrivateStore, VcardStore};
+pub use roster::{
+    MAX_TOMBSTONES, Roster, RosterChange, RosterCommit, RosterDecision, RosterStore, RosterUpdate,
+};
+pub use secrets::SecretStore;
+
+/// Everything that an installation stores.
+///
+/// All methods may be called from any thread that runs a tokio runtime with timers. Dropping a
+/// returned future gives up waiting; a write that has not begun by then does not happen.
+#[async_trait]
+pub trait Storage:
+    AccountStore
+    + RosterStore
+    + BlockStore
+    + LogStore
+    + VcardStore
+    + PrivateStore
+    + LastStore
+    + SecretStore
+    + Debug
+    + Send
+    + Sync
+{
+    /// Asks the database something cheap.
+    ///
+    /// # Errors
+    /// What every other operation would get now.
+    async fn health(&self) -> Result<(), Error>;
+
+    /// Finishes what was asked for before, then closes the database. Operations that come later
+    /// get [`Error::Unavailable`]. May be called more than once.
+    async fn close(&self);
+
+    /// `sqlite` or `postgres`.
+    fn backend(&self) -> &'static str;
+}

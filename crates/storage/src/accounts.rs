@@ -1,0 +1,64 @@
+//! Accounts and what proves that somebody owns one.
+
+use async_trait::async_trait;
+use rookery_proto::{credentials::Credentials, jid::BareJid};
+
+use crate::Error;
+
+/// The accounts of the served domains.
+///
+/// Every read asks the database: an account that another process added, changed or deleted (the
+/// command line, another node) is seen by the next call.
+#[async_trait]
+pub trait AccountStore {
+    /// Creates an account with an empty roster.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; the account that is there stays as it was.
+    async fn create(&self, account: &BareJid, credentials: &Credentials) -> Result<(), Error>;
+
+    /// The keys that a login is checked against; `None` if there is no such account.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error>;
+
+    /// Replaces the keys (a password change). False if there is no such account.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn set_credentials(
+        &self,
+        account: &BareJid,
+        credentials: &Credentials,
+    ) -> Result<bool, Error>;
+
+    /// Removes the account and everything that is stored for it, in one transaction. False if there
+    /// was no such account.
+    ///
+    /// An account that is created later with the same name sees nothing of the old one, and its log
+    /// ids and roster versions go on above the old ones, so that no client takes what it has cached
+    /// for current.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn delete(&self, account: &BareJid) -> Result<bool, Error>;
+
+    /// Whether the account exists.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn exists(&self, account: &BareJid) -> Result<bool, Error>;
+
+    /// Up to `limit` accounts of a domain, sorted by the bytes of their JIDs, after the JID
+    /// `after` (its text, exclusive; it need not exist).
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn accounts(
+        &self,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error>;
+}

@@ -1,0 +1,237 @@
+//! The one thread that writes, in groups: whatever queued up while the last commit ran goes into
+//! the next one, so that one wait for the disk serves many callers.
+//!
+//! Each job runs in a savepoint of its own: one that fails, or panics, is undone alone.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    BACKEND,
+    queue::{Ended, Jobs, Next, Queue, answer, queue},
+};
+use crate::{Error, Options, metrics};
+
+/// Rows after which a group is committed. Larger groups cost latency and gain nothing.
+const MAX_ROWS: usize = 250;
+
+/// How long the thread may hold the file without a gap in which another process gets its turn.
+const TURN: Duration = Duration::from_millis(100);
+
+/// The gap; longer than other processes wait between two tries.
+const GAP: Duration = Duration::from_millis(2);
+
+/// What to do in a transaction.
+trait Job: Send {
+    /// Does it.
+    fn run(self: Box<Self>, db: &Connection) -> Done;
+    /// Tells its caller that it was not done.
+    fn fail(self: Box<Self>, error: Error);
+}
+
+/// What is left to do after a job ran.
+enum Done {
+    /// Nobody waits for it any more; nothing was written.
+    Abandoned,
+    /// It failed and has told so; what it wrote must be undone.
+    Failed,
+    /// To be told how the commit went.
+    Written(Answer),
+}
+
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// A closure and the place of its answer.
+struct Work<T, F> {
+    work: F,
+    answer: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T, F> Job for Work<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, Error> + Send,
+{
+    fn run(self: Box<Self>, db: &Connection) -> Done {
+        let Self { work, answer } = *self;
+        if answer.is_closed() {
+            return Done::Abandoned;
+        }
+        // Sending fails when the caller stopped waiting meanwhile.
+        match work(db) {
+            Ok(value) => Done::Written(Box::new(move |commit| {
+                drop(answer.send(commit.map(|()| value)));
+            })),
+            Err(error) => {
+                drop(answer.send(Err(error)));
+                Done::Failed
+            }
+        }
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        drop(self.answer.send(Err(error)));
+    }
+}
+
+/// A job and about how many rows it writes.
+type Weighed = (usize, Box<dyn Job>);
+
+/// The writing thread's queue.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Queue<Weighed>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(connection: Connection, options: &Options) -> io::Result<Self> {
+        let (queue, jobs) = queue("write", options.queue);
+        thread::Builder::new()
+            .name("rookery-write".to_owned())
+            .spawn(move || write(connection, &jobs))?;
+        Ok(Self { queue })
+    }
+
+    /// Runs `work`, which writes about `rows` rows, in the next transaction, and waits for its
+    /// commit.
+    pub(super) async fn run<T, F>(
+        &self,
+        op: &'static str,
+        deadline: Instant,
+        rows: usize,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        let (sender, answered) = oneshot::channel();
+        let work = Box::new(Work {
+            work,
+            answer: sender,
+        });
+        self.queue.push((rows, work), deadline).await?;
+        answer(op, deadline, answered).await
+    }
+
+    /// Commits what is queued, then ends the thread and closes the file.
+    pub(super) async fn close(&self) {
+        self.queue.close(1).await;
+    }
+}
+
+fn write(connection: Connection, jobs: &Jobs<Weighed>) {
+    let mut turn_began = Instant::now();
+    let ended = loop {
+        let first = if let Some(next) = jobs.try_next() {
+            if turn_began.elapsed() > TURN {
+                thread::park_timeout(GAP);
+                turn_began = Instant::now();
+            }
+            next
+        } else {
+            let next = jobs.next();
+            turn_began = Instant::now();
+            next
+        };
+        match first {
+            Next::Job(job) => {
+                if let Some(ended) = write_group(&connection, job, jobs) {
+                    break ended;
+                }
+            }
+            Next::Close(ended) => break ended,
+        }
+    };
+    // The last connection to a file folds the WAL into it and removes it.
+    if let Err((_, error)) = connection.close() {
+        tracing::warn!(%error, "the database was not closed cleanly; nothing is lost");
+    }
+    drop(ended);
+}
+
+/// One transaction. Gives what `Next::Close` held if the queue ended meanwhile.
+fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<Ended> {
+    let started = Instant::now();
+    if let Err(error) = execute(db, "BEGIN IMMEDIATE") {
+        tracing::error!(%error, "a transaction could not be started");
+        first.1.fail(error);
+        return None;
+    }
+    let mut answers = Vec::new();
+    let mut rows = 0;
+    let mut next = Some(first);
+    let mut ended = None;
+    let mut result = Ok(());
+    while let Some((size, job)) = next.take() {
+        rows += size;
+        result = run_one(db, job, &mut answers);
+        if result.is_err() || rows >= MAX_ROWS {
+            break;
+        }
+        match jobs.try_next() {
+            Some(Next::Job(job)) => next = Some(job),
+            Some(Next::Close(sender)) => ended = Some(sender),
+            None => {}
+        }
+    }
+    if result.is_ok() {
+        result = execute(db, "COMMIT");
+    }
+    if let Err(error) = &result {
+        tracing::error!(%error, writes = answers.len(), "a group of writes was rolled back");
+        if !db.is_autocommit() {
+            // The error that matters is the first one.
+            let _: Result<(), _> = execute(db, "ROLLBACK");
+        }
+    }
+    metrics::observe_commit(BACKEND, rows, started.elapsed());
+    for answer in answers {
+        answer(result.clone());
+    }
+    ended
+}
+
+/// Runs one job in a savepoint. An error means that the whole transaction is lost.
+fn run_one(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
+    if let Err(error) = execute(db, "SAVEPOINT job") {
+        job.fail(error.clone());
+        return Err(error);
+    }
+    let is_failed = match unwind(|| job.run(db)) {
+        Some(Done::Written(answer)) => {
+            answers.push(answer);
+            false
+        }
+        Some(Done::Abandoned) => false,
+        // A job that panicked dropped the place of its answer, which tells its caller.
+        Some(Done::Failed) | None => true,
+    };
+    // Out of space or memory, SQLite may have rolled back everything.
+    if db.is_autocommit() {
+        return Err(Error::unavailable("the transaction was rolled back"));
+    }
+    if is_failed {
+        execute(db, "ROLLBACK TO job")?;
+    }
+    execute(db, "RELEASE job")
+}
+
+/// Runs `work`; a panic is logged by the panic hook and ends nothing but the work.
+pub(super) fn unwind<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // The work's captures are gone after a panic, and the connection is rolled back.
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+fn execute(db: &Connection, sql: &str) -> Result<(), Error> {
+    db.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
