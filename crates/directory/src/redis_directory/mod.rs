@@ -1,0 +1,487 @@
+//! The directory in Redis, for clusters.
+//!
+//! One connection carries the operations of all threads (they share round trips by themselves) and
+//! the cache hints. Three tasks run beside it: [`lease`] keeps this node's lease, [`nodes`] watches
+//! the others and cleans up after them ([`collect`]), [`hints`] tells other nodes what changed.
+//!
+//! **A row is never without its entry in the node's set of sessions**, which is what a survivor
+//! cleans up from. The two are in different slots and cannot change in one step, so: the entry is
+//! written before the row and removed after it, and operations on one JID wait for each other.
+
+pub(crate) mod collect;
+mod hints;
+pub mod keys;
+mod lease;
+mod nodes;
+mod row;
+mod scripts;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use redis::{Pipeline, Script};
+use rookery_proto::cluster::Epoch;
+use rookery_proto::jid::{BareJid, FullJid};
+use tokio::task::AbortHandle;
+
+use self::collect::Collections;
+use self::hints::Hints;
+use crate::events::EventQueue;
+use crate::memory::random_epoch;
+use crate::{
+    Directory, Error, Events, Link, LinkOptions, NodeInfo, RedisAddress, Registered, SessionRow,
+    metrics,
+};
+
+/// Operations on one JID wait for each other; these many locks keep most others apart.
+const JID_LOCKS: usize = 1024;
+/// Rows in one round trip of [`Directory::republish`].
+const REPUBLISH_BATCH: usize = 256;
+/// Accounts in one round trip of [`Directory::lookup`].
+const LOOKUP_BATCH: usize = 1024;
+/// For how long after a loss of data sessions that end are remembered, so that
+/// [`Directory::republish`] does not bring them back.
+const REMEMBER_ENDED: Duration = Duration::from_mins(2);
+
+/// How a node takes part in a directory in Redis.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where Redis is.
+    pub address: RedisAddress,
+    /// The node's name, shown to people.
+    pub node: String,
+    /// Starts every key; clusters that share a Redis need different ones.
+    pub prefix: String,
+    /// How long a lease lasts without renewal, so how late a death is noticed.
+    pub lease: Duration,
+    /// How long an operation may take before Redis counts as unreachable.
+    pub response_timeout: Duration,
+    /// How long the start waits for the first connection.
+    pub patience: Duration,
+}
+
+impl RedisConfig {
+    /// A lease of 9 s, answers within 500 ms, 5 s to connect.
+    pub fn new(address: RedisAddress, node: &str) -> Self {
+        Self {
+            address,
+            node: node.to_owned(),
+            prefix: keys::DEFAULT_PREFIX.to_owned(),
+            lease: Duration::from_secs(9),
+            response_timeout: Duration::from_millis(500),
+            patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One node's view of the directory in Redis. Dropping it without [`Directory::shutdown`] lets the
+/// lease run out, as a crash does.
+pub struct RedisDirectory {
+    inner: Arc<Inner>,
+    tasks: Vec<AbortHandle>,
+}
+
+struct Inner {
+    config: RedisConfig,
+    node: NodeInfo,
+    link: Link,
+    events: EventQueue,
+    hashes: Hashes,
+    hints: Arc<Hints>,
+    /// Counts how often the lease was taken anew.
+    lease_number: AtomicU8,
+    /// Nodes that hold a lease, as last seen.
+    living: RwLock<HashMap<Epoch, NodeInfo>>,
+    /// Until then a missing lease means nothing: its owner may not have reconnected yet.
+    grace: Mutex<Instant>,
+    jid_locks: Vec<tokio::sync::Mutex<()>>,
+    jid_hasher: RandomState,
+    ended: Mutex<Ended>,
+    collections: Collections,
+    left: AtomicBool,
+}
+
+/// Sessions that ended while rows are being published again.
+#[derive(Default)]
+struct Ended {
+    until: Option<Instant>,
+    sessions: HashSet<(FullJid, u64)>,
+}
+
+/// The names under which Redis knows the loaded scripts.
+struct Hashes {
+    register: String,
+    update: String,
+    unregister: String,
+    republish: String,
+    remove: String,
+    take_lease: String,
+    claim: String,
+    forget: String,
+    close: String,
+}
+
+impl RedisDirectory {
+    /// Connects, takes a lease, and starts this node's tasks on the current tokio runtime.
+    ///
+    /// A runtime that is busy for longer than the lease gets the node fenced, so it should not be
+    /// one that serves clients.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if there is no connection in time, [`Error::Address`] if there never can
+    /// be, [`Error::Refused`] or [`Error::Unavailable`] if the lease cannot be taken.
+    pub async fn start(config: RedisConfig) -> Result<Self, Error> {
+        let events = EventQueue::new();
+        let node = NodeInfo {
+            epoch: random_epoch(),
+            name: config.node.as_str().into(),
+        };
+        let hints = Arc::new(Hints::new(node.epoch, events.clone()));
+        let link = Link::open(
+            config.address.clone(),
+            LinkOptions {
+                response_timeout: Some(config.response_timeout),
+                scripts: scripts::ALL.to_vec(),
+                channels: Some((vec![keys::hints(&config.prefix)], hints.listener())),
+                ..LinkOptions::new("directory")
+            },
+        )?;
+        link.connected(config.patience).await?;
+        let inner = Arc::new(Inner {
+            grace: Mutex::new(Instant::now() + config.lease),
+            config,
+            node,
+            link,
+            events,
+            hashes: Hashes::new(),
+            hints,
+            lease_number: AtomicU8::new(0),
+            living: RwLock::default(),
+            jid_locks: std::iter::repeat_with(tokio::sync::Mutex::default)
+                .take(JID_LOCKS)
+                .collect(),
+            jid_hasher: RandomState::new(),
+            ended: Mutex::default(),
+            collections: Collections::default(),
+            left: AtomicBool::new(false),
+        });
+        let seen = *inner.link.state().borrow();
+        lease::take(&inner).await?;
+        nodes::watch_once(&inner).await?;
+        let tasks = vec![
+            tokio::spawn(lease::keep(inner.clone(), seen)).abort_handle(),
+            tokio::spawn(nodes::watch(inner.clone())).abort_handle(),
+            tokio::spawn(hints::send(inner.clone())).abort_handle(),
+        ];
+        Ok(Self { inner, tasks })
+    }
+}
+
+#[async_trait]
+impl Directory for RedisDirectory {
+    fn this_node(&self) -> &NodeInfo {
+        &self.inner.node
+    }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        self.inner.living().values().cloned().collect()
+    }
+
+    fn events(&self) -> Option<Events> {
+        self.inner.events.take()
+    }
+
+    async fn register(&self, jid: &FullJid) -> Result<Registered, Error> {
+        metrics::REGISTER.measure(self.inner.register(jid)).await
+    }
+
+    async fn update(&self, row: &SessionRow) -> Result<bool, Error> {
+        metrics::UPDATE.measure(self.inner.update(row)).await
+    }
+
+    async fn unregister(&self, jid: &FullJid, sequence: u64) -> Result<bool, Error> {
+        metrics::UNREGISTER
+            .measure(self.inner.unregister(jid, sequence))
+            .await
+    }
+
+    async fn lookup(&self, accounts: &[BareJid]) -> Result<Vec<Vec<SessionRow>>, Error> {
+        metrics::LOOKUP.measure(self.inner.lookup(accounts)).await
+    }
+
+    async fn republish(&self, rows: Vec<SessionRow>) -> Result<Vec<FullJid>, Error> {
+        metrics::REPUBLISH.measure(self.inner.republish(rows)).await
+    }
+
+    async fn collected(&self, node: &NodeInfo, rows: &[SessionRow]) -> Result<(), Error> {
+        let jids = rows.iter().map(|row| row.jid.clone()).collect();
+        metrics::COLLECT
+            .measure(self.inner.collections.done(node.epoch, jids))
+            .await
+    }
+
+    async fn shutdown(&self) {
+        if self.inner.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.tasks.iter().for_each(AbortHandle::abort);
+        hints::flush(&self.inner).await;
+        let lease = keys::lease(&self.inner.config.prefix, self.inner.node.epoch);
+        let released: Result<(), _> = self.inner.link.command(redis::cmd("DEL").arg(lease)).await;
+        if let Err(error) = released {
+            tracing::warn!(%error, "the lease was not released, it will run out");
+        }
+        self.inner.events.close();
+    }
+}
+
+impl Drop for RedisDirectory {
+    fn drop(&mut self) {
+        self.inner.left.store(true, Ordering::Relaxed);
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.inner.events.close();
+    }
+}
+
+impl Inner {
+    async fn register(&self, jid: &FullJid) -> Result<Registered, Error> {
+        self.check_open()?;
+        let _lock = self.lock(jid).await;
+        let mut pipeline = self.indexed(jid);
+        self.on_account(&mut pipeline, &self.hashes.register, jid)
+            .arg(&self.node.epoch.0.to_be_bytes())
+            .arg(&row::fresh_tail(self.lease_number()));
+        let ((sequence, old),): ((u64, Option<Vec<u8>>),) = self.link.pipeline(&pipeline).await?;
+        self.hints.changed(jid.to_bare());
+        let displaced = old
+            .and_then(|old| row::decode(jid.clone(), &old))
+            .map(|stored| stored.row);
+        Ok(Registered {
+            sequence,
+            displaced,
+        })
+    }
+
+    async fn update(&self, row: &SessionRow) -> Result<bool, Error> {
+        self.check_open()?;
+        let _lock = self.lock(&row.jid).await;
+        let mut pipeline = self.indexed(&row.jid);
+        self.on_account(&mut pipeline, &self.hashes.update, &row.jid)
+            .arg(row::encode(row, self.lease_number()));
+        let (written,): (bool,) = self.link.pipeline(&pipeline).await?;
+        if written {
+            self.hints.changed(row.jid.to_bare());
+        }
+        Ok(written)
+    }
+
+    async fn unregister(&self, jid: &FullJid, sequence: u64) -> Result<bool, Error> {
+        self.check_open()?;
+        self.remember_ended(jid, sequence);
+        let _lock = self.lock(jid).await;
+        let mut pipeline = Pipeline::new();
+        self.on_account(&mut pipeline, &self.hashes.unregister, jid)
+            .arg(&row::owner(self.node.epoch, sequence));
+        let (outcome,): (u8,) = self.link.pipeline(&pipeline).await?;
+        // 2: another session of this node has the JID now, and needs the entry.
+        if outcome != 2 {
+            let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
+            let _: () = self
+                .link
+                .command(redis::cmd("SREM").arg(sessions).arg(jid.as_str()))
+                .await?;
+        }
+        if outcome == 1 {
+            self.hints.changed(jid.to_bare());
+        }
+        Ok(outcome == 1)
+    }
+
+    async fn lookup(&self, accounts: &[BareJid]) -> Result<Vec<Vec<SessionRow>>, Error> {
+        self.check_open()?;
+        let mut found: Vec<Vec<SessionRow>> = Vec::with_capacity(accounts.len());
+        for some in accounts.chunks(LOOKUP_BATCH) {
+            let mut pipeline = Pipeline::with_capacity(some.len());
+            for account in some {
+                pipeline
+                    .cmd("GET")
+                    .arg(keys::account(&self.config.prefix, account.as_str()));
+            }
+            let values: Vec<Option<Vec<u8>>> = self.link.pipeline(&pipeline).await?;
+            found.extend(some.iter().zip(values).map(|(account, value)| {
+                let rows = row::decode_account(account, value.as_deref().unwrap_or_default());
+                rows.into_iter().map(|stored| stored.row).collect()
+            }));
+        }
+        self.leave_out_the_dead(&mut found).await?;
+        Ok(found)
+    }
+
+    /// Keeps the rows of nodes with a lease. Nodes that are not known yet are asked for.
+    async fn leave_out_the_dead(&self, found: &mut [Vec<SessionRow>]) -> Result<(), Error> {
+        let unknown: HashSet<Epoch> = {
+            let living = self.living();
+            let epochs = found.iter().flatten().map(|row| row.epoch);
+            epochs.filter(|epoch| !living.contains_key(epoch)).collect()
+        };
+        let mut dead = HashSet::new();
+        if !unknown.is_empty() {
+            let unknown: Vec<Epoch> = unknown.into_iter().collect();
+            for (epoch, name) in nodes::leases(self, &unknown).await? {
+                match name {
+                    Some(name) => drop(self.living_mut().insert(epoch, NodeInfo { epoch, name })),
+                    None => drop(dead.insert(epoch)),
+                }
+            }
+        }
+        if !dead.is_empty() {
+            for rows in found {
+                rows.retain(|row| !dead.contains(&row.epoch));
+            }
+        }
+        Ok(())
+    }
+
+    async fn republish(&self, rows: Vec<SessionRow>) -> Result<Vec<FullJid>, Error> {
+        let mut lost = Vec::new();
+        for some in rows.chunks(REPUBLISH_BATCH) {
+            self.check_open()?;
+            let began = Instant::now();
+            let some: Vec<&SessionRow> = some.iter().filter(|row| !self.has_ended(row)).collect();
+            if some.is_empty() {
+                continue;
+            }
+            let mut pipeline = Pipeline::with_capacity(2 * some.len());
+            let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
+            for row in &some {
+                pipeline
+                    .cmd("SADD")
+                    .arg(&sessions)
+                    .arg(row.jid.as_str())
+                    .ignore();
+                self.on_account(&mut pipeline, &self.hashes.republish, &row.jid)
+                    .arg(row::encode(row, self.lease_number()));
+            }
+            let written: Vec<bool> = self.link.pipeline(&pipeline).await?;
+            for (row, written) in some.into_iter().zip(written) {
+                if !written {
+                    lost.push(row.jid.clone());
+                } else if self.has_ended(row) {
+                    // It ended while its row was on the way.
+                    self.unregister(&row.jid, row.sequence).await?;
+                } else {
+                    self.hints.changed(row.jid.to_bare());
+                }
+            }
+            // Half of the time is left to others: every node does this at the same time.
+            tokio::time::sleep(began.elapsed()).await;
+        }
+        Ok(lost)
+    }
+
+    /// A pipeline that begins with the entry in the node's set of sessions.
+    fn indexed(&self, jid: &FullJid) -> Pipeline {
+        let mut pipeline = Pipeline::with_capacity(2);
+        let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
+        pipeline
+            .cmd("SADD")
+            .arg(sessions)
+            .arg(jid.as_str())
+            .ignore();
+        pipeline
+    }
+
+    /// Adds a script on the account of `jid`; its first argument is the resource.
+    fn on_account<'p>(
+        &self,
+        pipeline: &'p mut Pipeline,
+        hash: &str,
+        jid: &FullJid,
+    ) -> &'p mut Pipeline {
+        let key = keys::account(&self.config.prefix, jid.bare_str());
+        pipeline
+            .cmd("EVALSHA")
+            .arg(hash)
+            .arg(1)
+            .arg(key)
+            .arg(jid.resource())
+    }
+
+    async fn lock(&self, jid: &FullJid) -> tokio::sync::MutexGuard<'_, ()> {
+        let hash = self.jid_hasher.hash_one(jid.as_str());
+        let at = usize::try_from(hash % JID_LOCKS as u64).unwrap_or_default();
+        self.jid_locks[at].lock().await
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.left.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("it was shut down"));
+        }
+        Ok(())
+    }
+
+    fn lease_number(&self) -> u8 {
+        self.lease_number.load(Ordering::Acquire)
+    }
+
+    fn living(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Epoch, NodeInfo>> {
+        self.living.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn living_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Epoch, NodeInfo>> {
+        self.living.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Missing leases mean nothing for the time of one lease.
+    fn begin_grace(&self) {
+        *self.grace.lock().unwrap_or_else(PoisonError::into_inner) =
+            Instant::now() + self.config.lease;
+    }
+
+    fn in_grace(&self) -> bool {
+        Instant::now() < *self.grace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on sessions that end are remembered for a while.
+    fn begin_remembering_ended(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.until = Some(Instant::now() + REMEMBER_ENDED);
+    }
+
+    fn remember_ended(&self, jid: &FullJid, sequence: u64) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match ended.until {
+            Some(until) if Instant::now() < until => {
+                ended.sessions.insert((jid.clone(), sequence));
+            }
+            Some(_) => *ended = Ended::default(),
+            None => {}
+        }
+    }
+
+    fn has_ended(&self, row: &SessionRow) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.until.is_some() && ended.sessions.contains(&(row.jid.clone(), row.sequence))
+    }
+}
+
+impl Hashes {
+    fn new() -> Self {
+        let hash = |script| Script::new(script).get_hash().to_owned();
+        Self {
+            register: hash(scripts::REGISTER),
+            update: hash(scripts::UPDATE),
+            unregister: hash(scripts::UNREGISTER),
+            republish: hash(scripts::REPUBLISH),
+            remove: hash(scripts::REMOVE),
+            take_lease: hash(scripts::TAKE_LEASE),
+            claim: hash(scripts::CLAIM),
+            forget: hash(scripts::FORGET),
+            close: hash(scripts::CLOSE),
+        }
+    }
+}
