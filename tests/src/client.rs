@@ -612,6 +612,30 @@ impl Drop for Client {
     }
 }
 
+/// Makes two available users subscribe to each other's presence. Neither may have asked for the roster,
+/// or pushes come as well.
+pub async fn befriend(one: &mut Client, other: &mut Client) {
+    subscribe(one, other).await;
+    subscribe(other, one).await;
+}
+
+/// Makes `one` see the presence of `other`, both being available.
+pub async fn subscribe(one: &mut Client, other: &mut Client) {
+    one.send(stanza::presence_to("subscribe", other.bare()))
+        .await;
+    other
+        .expect(pattern::presence_from("subscribe", one.bare()))
+        .await;
+    other
+        .send(stanza::presence_to("subscribed", one.bare()))
+        .await;
+    one.expect_all([
+        pattern::presence_from("subscribed", other.bare()),
+        pattern::available_from(other.jid()),
+    ])
+    .await;
+}
+
 /// The bare JID of a full one.
 pub fn bare(jid: &str) -> &str {
     jid.split_once('/').map_or(jid, |(bare, _)| bare)

@@ -17,6 +17,7 @@ pub mod client;
 pub mod cluster;
 pub mod http;
 pub mod pattern;
+pub mod prelude;
 pub mod scram;
 pub mod server;
 pub mod services;

@@ -349,7 +349,10 @@ pub fn password(name: &str) -> String {
 
 /// Runs a command to its end, which must come within the deadline.
 pub async fn run(mut command: Command, input: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     let mut child = command
         .kill_on_drop(true)

@@ -323,6 +323,28 @@ impl Wire {
         );
     }
 
+    /// Reads whatever comes, XML or not, until the server ends the connection; returns how much it was.
+    pub async fn expect_bytes_to_end(&mut self) -> usize {
+        let mut length = self.buffer.len();
+        let rest = async {
+            loop {
+                self.buffer.clear();
+                let ended = match &mut self.transport {
+                    Transport::Tcp(tcp) => read(tcp, &mut self.buffer).await,
+                    Transport::Tls(tls) => read(tls, &mut self.buffer).await,
+                    Transport::WebSocket(websocket) => {
+                        read(websocket.get_mut(), &mut self.buffer).await
+                    }
+                };
+                length += self.buffer.len();
+                if ended {
+                    return length;
+                }
+            }
+        };
+        within("the server to end the connection", rest).await
+    }
+
     /// Ends the stream and waits for the server's end.
     pub async fn close(&mut self) {
         let end = if self.is_websocket() {

@@ -1,0 +1,16 @@
+//! What nearly every test uses.
+
+pub use rookery_proto::xml::Element;
+
+pub use crate::client::{Client, Login, Security, befriend, subscribe};
+pub use crate::cluster::TestCluster;
+pub use crate::pattern::{
+    Pattern, available_from, block_push, chat_from, error_of, message_from, presence_from,
+    pushed_item, result_of, roster_push, unavailable_from,
+};
+pub use crate::server::TestServer;
+pub use crate::stanza::{
+    BLOCKING, CLIENT, PING, ROSTER, chat_to, element, get, message, presence, presence_to,
+    priority, roster_item, set, text, unavailable,
+};
+pub use crate::wire::{Event, SASL, STREAM, STREAM_ERRORS, TLS, Wire};
