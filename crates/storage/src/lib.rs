@@ -48,7 +48,7 @@ pub use secrets::SecretStore;
 /// Everything that an installation stores.
 ///
 /// All methods may be called from any thread that runs a tokio runtime with timers. Dropping a
-/// returned future gives up waiting; a write that has not begun by then does not happen.
+/// returned future gives up waiting; whether a write happens then is open.
 #[async_trait]
 pub trait Storage:
     AccountStore

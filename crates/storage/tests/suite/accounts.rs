@@ -1,0 +1,225 @@
+//! Accounts.
+
+use std::time::SystemTime;
+
+use rookery_proto::roster::RosterItem;
+use rookery_storage::{Error, NewEntry, Refused, RosterDecision};
+
+use super::{Place, add, bare, credentials, jid};
+
+pub(crate) async fn an_account_is_created_once(place: Place) {
+    let storage = place.open().await;
+    let ann = bare("ann@localhost");
+
+    assert!(!storage.exists(&ann).await.unwrap());
+    storage.create(&ann, &credentials(1)).await.unwrap();
+
+    assert!(storage.exists(&ann).await.unwrap());
+    let again = storage.create(&ann, &credentials(2)).await;
+    assert!(matches!(again, Err(Error::Exists)), "{again:?}");
+    assert_eq!(
+        storage.credentials(&ann).await.unwrap(),
+        Some(credentials(1))
+    );
+}
+
+pub(crate) async fn credentials_read_back_as_they_were_set(place: Place) {
+    let storage = place.open().await;
+    let ann = bare("ann@localhost");
+
+    assert_eq!(storage.credentials(&ann).await.unwrap(), None);
+    assert!(
+        !storage
+            .set_credentials(&ann, &credentials(1))
+            .await
+            .unwrap()
+    );
+    storage.create(&ann, &credentials(1)).await.unwrap();
+    assert_eq!(
+        storage.credentials(&ann).await.unwrap(),
+        Some(credentials(1))
+    );
+    assert!(
+        storage
+            .set_credentials(&ann, &credentials(255))
+            .await
+            .unwrap()
+    );
+    assert_eq!(
+        storage.credentials(&ann).await.unwrap(),
+        Some(credentials(255))
+    );
+}
+
+pub(crate) async fn a_change_by_another_process_is_seen_by_the_next_read(place: Place) {
+    let server = place.open().await;
+    let command_line = place.open().await;
+    let ann = bare("ann@localhost");
+
+    assert!(!server.exists(&ann).await.unwrap());
+    command_line.create(&ann, &credentials(1)).await.unwrap();
+    assert_eq!(
+        server.credentials(&ann).await.unwrap(),
+        Some(credentials(1))
+    );
+    command_line
+        .set_credentials(&ann, &credentials(2))
+        .await
+        .unwrap();
+    assert_eq!(
+        server.credentials(&ann).await.unwrap(),
+        Some(credentials(2))
+    );
+    command_line.delete(&ann).await.unwrap();
+    assert_eq!(server.credentials(&ann).await.unwrap(), None);
+}
+
+pub(crate) async fn accounts_are_listed_in_pages_by_domain(place: Place) {
+    let storage = place.open().await;
+    for name in [
+        "cat@localhost",
+        "ann@localhost",
+        "éva@localhost",
+        "bob@example.org",
+    ] {
+        storage.create(&bare(name), &credentials(1)).await.unwrap();
+    }
+
+    let all = storage.accounts("localhost", None, 10).await.unwrap();
+    assert_eq!(
+        all,
+        [
+            bare("ann@localhost"),
+            bare("cat@localhost"),
+            bare("éva@localhost")
+        ]
+    );
+    let first = storage.accounts("localhost", None, 2).await.unwrap();
+    assert_eq!(first, all[..2]);
+    let second = storage
+        .accounts("localhost", Some("cat@localhost"), 2)
+        .await
+        .unwrap();
+    assert_eq!(second, all[2..]);
+    assert_eq!(
+        storage.accounts("localhost", Some("b"), 1).await.unwrap(),
+        all[1..2]
+    );
+    assert!(
+        storage
+            .accounts("nowhere", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
+    let storage = place.open().await;
+    let (ann, bob) = (bare("ann@localhost"), bare("bob@localhost"));
+    add(&storage, &["ann", "bob"]).await;
+    for account in [&ann, &bob] {
+        let entry = NewEntry {
+            account: account.clone(),
+            peer: jid("cat@localhost/x"),
+            at: SystemTime::now(),
+            stanza: "<message/>".to_owned(),
+        };
+        storage.append(vec![entry], 10).await.unwrap();
+        let put = |_: Option<&RosterItem>| RosterDecision::Put(RosterItem::new(bare("c@d")));
+        storage
+            .update_roster(account, &bare("c@d"), Box::new(put))
+            .await
+            .unwrap();
+        storage.block(account, &[jid("c@d")]).await.unwrap();
+        storage.set_vcard(account, "<vCard/>").await.unwrap();
+        storage
+            .set_private(account, "a", "b", "<a xmlns='b'/>")
+            .await
+            .unwrap();
+        storage
+            .set_last(account, SystemTime::now(), "bye")
+            .await
+            .unwrap();
+    }
+
+    assert!(storage.delete(&ann).await.unwrap());
+    assert!(!storage.delete(&ann).await.unwrap());
+
+    for round in 0..2 {
+        assert_eq!(storage.undelivered_count(&ann).await.unwrap(), 0);
+        assert!(
+            storage
+                .undelivered(&ann, None, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert!(storage.roster(&ann).await.unwrap().items.is_empty());
+        assert_eq!(storage.roster_item(&ann, &bare("c@d")).await.unwrap(), None);
+        assert!(storage.blocked(&ann).await.unwrap().is_empty());
+        assert_eq!(storage.vcard(&ann).await.unwrap(), None);
+        assert_eq!(storage.private(&ann, "a", "b").await.unwrap(), None);
+        assert_eq!(storage.last(&ann).await.unwrap(), None);
+        if round == 0 {
+            // And nothing can be added to what is gone.
+            assert!(matches!(
+                storage.set_vcard(&ann, "x").await,
+                Err(Error::NoAccount)
+            ));
+            let last = storage.set_last(&ann, SystemTime::now(), "x").await;
+            assert!(matches!(last, Err(Error::NoAccount)));
+            let private = storage.set_private(&ann, "a", "b", "x").await;
+            assert!(matches!(private, Err(Error::NoAccount)));
+            assert!(matches!(
+                storage.block(&ann, &[jid("c@d")]).await,
+                Err(Error::NoAccount)
+            ));
+            assert!(storage.unblock(&ann, None).await.unwrap().is_empty());
+            let entry = NewEntry {
+                account: ann.clone(),
+                peer: jid("c@d"),
+                at: SystemTime::now(),
+                stanza: String::new(),
+            };
+            let appended = storage.append(vec![entry], 10).await.unwrap();
+            assert_eq!(appended, [Err(Refused::NoAccount)]);
+            // Then nothing of the old account shows up in a new one.
+            add(&storage, &["ann"]).await;
+        }
+    }
+
+    assert_eq!(storage.undelivered_count(&bob).await.unwrap(), 1);
+    assert_eq!(storage.roster(&bob).await.unwrap().items.len(), 1);
+    assert_eq!(storage.blocked(&bob).await.unwrap().len(), 1);
+    assert!(storage.vcard(&bob).await.unwrap().is_some());
+    assert!(storage.private(&bob, "a", "b").await.unwrap().is_some());
+    assert!(storage.last(&bob).await.unwrap().is_some());
+}
+
+pub(crate) async fn an_account_created_again_starts_empty_and_above_the_old_numbers(place: Place) {
+    let storage = place.open().await;
+    let ann = bare("ann@localhost");
+    let entry = || NewEntry {
+        account: ann.clone(),
+        peer: jid("c@d"),
+        at: SystemTime::now(),
+        stanza: "<message/>".to_owned(),
+    };
+    add(&storage, &["ann"]).await;
+    let old_version = storage.roster(&ann).await.unwrap().version;
+    let old_id = storage.append(vec![entry()], 10).await.unwrap()[0].unwrap();
+    storage.delete(&ann).await.unwrap();
+    add(&storage, &["ann"]).await;
+
+    assert!(storage.roster(&ann).await.unwrap().version > old_version);
+    assert!(
+        storage
+            .roster_changes_since(&ann, old_version)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let new_id = storage.append(vec![entry()], 10).await.unwrap()[0].unwrap();
+    assert!(new_id > old_id, "{new_id} after {old_id}");
+}

@@ -1,0 +1,124 @@
+//! What every storage must do. Each backend's test file runs all of it.
+
+pub(crate) mod accounts;
+pub(crate) mod blocks;
+pub(crate) mod lifecycle;
+pub(crate) mod log;
+pub(crate) mod profile;
+pub(crate) mod roster;
+
+use std::{any::Any, sync::Arc};
+
+use rookery_proto::{
+    credentials::{Credentials, ScramKeys},
+    jid::{BareJid, Jid},
+};
+use rookery_storage::{Options, Storage, open};
+
+/// An empty database of its own for each test.
+pub(crate) struct Place {
+    pub(crate) url: String,
+    /// Removes the database when it is dropped.
+    pub(crate) keep: Box<dyn Any + Send>,
+}
+
+impl Place {
+    /// Opens it. May be called more than once, as two processes would.
+    pub(crate) async fn open(&self) -> Arc<dyn Storage> {
+        self.open_with(Options::default()).await
+    }
+
+    pub(crate) async fn open_with(&self, options: Options) -> Arc<dyn Storage> {
+        open(&self.url, options).await.unwrap()
+    }
+}
+
+pub(crate) fn bare(jid: &str) -> BareJid {
+    BareJid::parse(jid).unwrap()
+}
+
+pub(crate) fn jid(jid: &str) -> Jid {
+    Jid::parse(jid).unwrap()
+}
+
+/// Credentials that differ by `seed`.
+pub(crate) fn credentials(seed: u8) -> Credentials {
+    let keys = |size: usize, seed: u8| ScramKeys {
+        salt: vec![seed; 16],
+        iterations: 4096 + u32::from(seed),
+        stored_key: vec![seed; size],
+        server_key: vec![seed.wrapping_add(1); size],
+    };
+    Credentials {
+        scram_sha1: keys(20, seed),
+        scram_sha256: keys(32, seed.wrapping_add(100)),
+    }
+}
+
+/// Creates `ann@localhost` and others of that domain.
+pub(crate) async fn add(storage: &Arc<dyn Storage>, names: &[&str]) {
+    for name in names {
+        storage
+            .create(&bare(&format!("{name}@localhost")), &credentials(1))
+            .await
+            .unwrap();
+    }
+}
+
+/// Defines a test for each function of the suite, run at the place that `$place` makes.
+#[macro_export]
+macro_rules! run_suite {
+    ($place:path) => {
+        $crate::run_suite! { $place;
+            accounts: an_account_is_created_once,
+            accounts: credentials_read_back_as_they_were_set,
+            accounts: a_change_by_another_process_is_seen_by_the_next_read,
+            accounts: accounts_are_listed_in_pages_by_domain,
+            accounts: deleting_an_account_removes_everything,
+            accounts: an_account_created_again_starts_empty_and_above_the_old_numbers,
+            roster: an_item_reads_back_as_it_was_put,
+            roster: versions_grow_with_changes_only,
+            roster: an_update_sees_what_is_stored,
+            roster: changes_since_a_version_tell_the_newest_state_of_each_contact,
+            roster: a_version_that_is_too_old_or_unknown_asks_for_everything,
+            roster: forgotten_removals_ask_for_everything,
+            roster: a_roster_has_a_limit,
+            roster: requests_of_strangers_have_a_limit_of_their_own,
+            roster: updates_race_and_none_is_lost,
+            roster: updates_of_two_processes_race_and_none_is_lost,
+            roster: a_panicking_update_harms_nobody_else,
+            roster: an_update_without_account_is_refused,
+            blocks: a_block_list_keeps_each_address_once,
+            blocks: unblocking_tells_who_was_blocked,
+            blocks: a_block_list_has_a_limit_and_is_then_left_as_it_was,
+            log: entries_come_back_in_order_with_all_they_hold,
+            log: undelivered_entries_are_read_in_pages,
+            log: the_delivered_mark_moves_forward_only,
+            log: marking_more_than_there_is_spares_what_comes_later,
+            log: a_log_has_a_limit_that_delivery_frees,
+            log: entries_that_are_refused_do_not_stop_the_others,
+            log: calls_of_one_caller_keep_their_order,
+            log: concurrent_appends_get_distinct_growing_ids,
+            log: ids_grow_in_the_order_in_which_readers_see_them,
+            log: one_append_may_be_large,
+            profile: a_vcard_is_replaced,
+            profile: private_elements_are_told_apart_by_name_and_namespace,
+            profile: private_storage_has_a_limit,
+            profile: the_last_activity_never_goes_back,
+            lifecycle: a_secret_is_made_once_for_all_nodes,
+            lifecycle: two_processes_start_at_once_on_an_empty_database,
+            lifecycle: closing_finishes_what_was_asked_for_and_refuses_the_rest,
+            lifecycle: everything_is_there_after_opening_again,
+            lifecycle: a_full_queue_makes_callers_wait_and_then_fail,
+            lifecycle: operations_are_measured,
+        }
+    };
+    ($place:path; $($module:ident: $name:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                suite::$module::$name($place().await).await;
+            }
+        )*
+    };
+}
