@@ -8,12 +8,12 @@
 
 use std::time::SystemTime;
 
+use rookery_proto::datetime;
 use rookery_proto::ns;
 use rookery_proto::stanza::{Kind, MessageType, Stanza};
 use rookery_proto::xml::Element;
 
 use crate::feature::Feature;
-use crate::xep0082_datetime;
 
 /// Announced in service discovery and listed in the README.
 pub const FEATURE: Feature = Feature::full(160, "1.0.1", &["msgoffline"]);
@@ -65,7 +65,7 @@ pub fn add_delay(stanza: &mut Stanza, domain: &str, stored_at: SystemTime) {
     stanza.push(
         Element::new("delay", NS_DELAY)
             .with_attr("from", domain)
-            .with_attr("stamp", xep0082_datetime::format(stored_at)),
+            .with_attr("stamp", datetime::format(stored_at)),
     );
 }
 

@@ -1,0 +1,98 @@
+//! The list of features, the header of each file and the README say the same.
+
+use std::path::Path;
+
+use rookery_features::ALL;
+use rookery_features::feature::{
+    Feature, Specification, Status, TABLE_BEGIN, TABLE_END, announced, readme_table,
+};
+
+/// The features that are XEPs, with number.
+fn xeps() -> impl Iterator<Item = (u16, &'static Feature)> {
+    ALL.iter()
+        .filter_map(|feature| match feature.specification {
+            Specification::Xep(number) => Some((number, feature)),
+            Specification::Rfc(_) => None,
+        })
+}
+
+/// The files of XEPs, `xepNNNN_name.rs`: the number and the text.
+fn xep_files() -> Vec<(u16, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if let Some(number) = name.strip_prefix("xep").and_then(|rest| rest.get(..4)) {
+            files.push((
+                number.parse().unwrap(),
+                std::fs::read_to_string(&path).unwrap(),
+            ));
+        }
+    }
+    files
+}
+
+#[test]
+fn the_header_of_each_file_states_number_title_and_version() {
+    for (number, text) in xep_files() {
+        let (_, feature) = xeps()
+            .find(|(listed, _)| *listed == number)
+            .unwrap_or_else(|| panic!("XEP-{number:04} is not in ALL"));
+        let expected = format!(
+            "//! {} {}, version {}.",
+            feature.name(),
+            feature.title,
+            feature.version
+        );
+        assert_eq!(text.lines().next(), Some(expected.as_str()));
+    }
+}
+
+#[test]
+fn what_is_partial_says_what_is_missing() {
+    for (number, text) in xep_files() {
+        let (_, feature) = xeps().find(|(listed, _)| *listed == number).unwrap();
+        if feature.status == Status::Partial {
+            assert!(text.contains("//! Not supported:"), "XEP-{number:04}");
+        }
+    }
+    for feature in ALL {
+        assert_eq!(
+            feature.status == Status::Partial,
+            !feature.gaps.is_empty(),
+            "{feature:?}"
+        );
+        assert!(!feature.title.is_empty(), "{feature:?}");
+    }
+}
+
+#[test]
+fn features_are_listed_once_and_in_order() {
+    assert!(
+        ALL.windows(2)
+            .all(|pair| pair[0].specification < pair[1].specification)
+    );
+}
+
+/// XEP-0115 §5.4: repeated features make a reply ill-formed.
+#[test]
+fn no_namespace_belongs_to_two_features() {
+    let listed: usize = ALL.iter().map(|feature| feature.namespaces.len()).sum();
+    assert_eq!(announced(ALL).len(), listed);
+}
+
+#[test]
+fn the_readme_holds_the_feature_table() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let (_, rest) = readme
+        .split_once(TABLE_BEGIN)
+        .expect("the README has a feature table");
+    let (table, _) = rest.split_once(TABLE_END).expect("the feature table ends");
+    assert_eq!(
+        table.trim(),
+        readme_table(ALL).trim(),
+        "put in what `cargo run -p rookery-features --example readme_table` prints"
+    );
+}
