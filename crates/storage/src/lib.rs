@@ -17,7 +17,7 @@
 //! - [`Error`]: refusals and failures, told apart by [`Error::is_failure`].
 //!
 //! Backends: `sqlite` (one file, a thread that writes and a few that read) and `postgres` (a pool of
-//! connections that come back by themselves). Both pass the suite in `tests/suite`.
+//! connections that come back by themselves). Both pass the suite in `tests/backends/suite`.
 
 use std::fmt::Debug;
 

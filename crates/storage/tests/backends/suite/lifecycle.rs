@@ -39,11 +39,11 @@ pub(crate) async fn closing_finishes_what_was_asked_for_and_refuses_the_rest(pla
     let names: Vec<_> = (0..100)
         .map(|number| bare(&format!("user{number}@localhost")))
         .collect();
-    let creates = names.iter().map(|name| {
+    let additions = names.iter().map(|name| {
         let storage = storage.clone();
         async move { storage.create(name, &credentials(1)).await }
     });
-    let (created, ()) = tokio::join!(join_all(creates), storage.close());
+    let (created, ()) = tokio::join!(join_all(additions), storage.close());
     storage.close().await;
 
     for created in created {

@@ -19,6 +19,7 @@ use rookery_storage::{Options, Storage, open};
 pub(crate) struct Place {
     pub(crate) url: String,
     /// Removes the database when it is dropped.
+    #[expect(dead_code, reason = "dropping it is what it is for")]
     pub(crate) keep: Box<dyn Any + Send>,
 }
 
@@ -117,7 +118,7 @@ macro_rules! run_suite {
         $(
             #[tokio::test]
             async fn $name() {
-                suite::$module::$name($place().await).await;
+                $crate::suite::$module::$name($place().await).await;
             }
         )*
     };

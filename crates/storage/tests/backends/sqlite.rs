@@ -1,7 +1,5 @@
 //! The suite on SQLite, and what is particular to it.
 
-mod suite;
-
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
@@ -10,9 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::suite::{Place, add, bare, credentials};
 use rookery_proto::jid::Jid;
 use rookery_storage::{Error, NewEntry, Options, open};
-use suite::{Place, add, bare, credentials};
 use tempfile::TempDir;
 
 async fn place() -> Place {
@@ -24,7 +22,7 @@ async fn place() -> Place {
     }
 }
 
-run_suite!(place);
+crate::run_suite!(place);
 
 async fn refusal(url: &str) -> String {
     match open(url, Options::default()).await {
@@ -232,7 +230,7 @@ async fn what_was_acknowledged_survives_a_kill() {
 
     for _ in 0..3 {
         let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim", "--nocapture"])
+            .args(["--exact", "sqlite::victim", "--nocapture"])
             .env(VICTIM, &place.url)
             .stdout(Stdio::piped())
             .spawn()

@@ -1,19 +1,18 @@
 //! How much the storage commits and reads. Not part of the normal run:
 //!
 //! ```text
-//! cargo test --release -p rookery-storage --test throughput -- --ignored --nocapture --test-threads 1
+//! cargo test --release -p rookery-storage --test backends throughput -- --ignored --nocapture \
+//!     --test-threads 1
 //! ```
-
-mod suite;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use crate::suite::{Place, bare, credentials, jid};
 use futures_util::future::join_all;
 use rookery_storage::{NewEntry, Storage, metrics};
-use suite::{Place, bare, credentials, jid};
 
 /// How long each number is measured.
 const TIME: Duration = Duration::from_secs(4);

@@ -1,0 +1,7 @@
+//! Both backends: one suite that each must pass, and what is particular to one of them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod sqlite;
+mod suite;
+mod throughput;
