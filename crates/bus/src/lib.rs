@@ -1,1 +1,103 @@
-//! Placeholder.
+//! The bus: frames from node to node.
+//!
+//! Owns the batches and their format ([`frame`]), the queue to each node and its bound, the inbox of
+//! this node, and what is noticed when something is lost or comes twice. It leaves to others: which
+//! node a frame goes to (`rookery-directory` and the actors), and what a frame does there.
+//!
+//! Frames from one node to another arrive in the order sent, and at most once while both live. They
+//! are not durable: when Redis loses its data, what was under way is lost and the receiver is told
+//! ([`Inbound::Gap`]); when the receiver dies, a survivor gets what it had not handled
+//! ([`Bus::claim`]), among which may be frames that it had.
+//!
+//! The types to know:
+//! - [`Bus`]: the trait, with [`RedisBus`] (Redis Streams) and [`MemoryBus`] (one process).
+//! - [`Frame`]: what one node says to another.
+//! - [`Inbound`]: what comes in, and what comes back.
+//! - [`Limits`]: the bounds of queues, batches and patience.
+
+mod error;
+pub mod frame;
+mod inbox;
+mod lanes;
+mod limits;
+mod memory;
+pub mod metrics;
+mod redis_streams;
+mod transport;
+
+pub use error::{Busy, Error};
+pub use frame::Frame;
+pub use inbox::Ack;
+pub use limits::Limits;
+pub use memory::{MemoryBus, MemoryHub};
+pub use redis_streams::{RedisBus, RedisBusConfig};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use rookery_proto::cluster::Epoch;
+use tokio::sync::mpsc;
+
+/// Carries frames between nodes.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Queues a frame for a node and returns at once.
+    ///
+    /// # Errors
+    /// [`Busy`], with the frame, when the queue to that node is full (it or Redis is slower than
+    /// this node), or when the bus is shut down.
+    #[expect(
+        clippy::result_large_err,
+        reason = "refusals are rare and want the frame back"
+    )]
+    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy>;
+
+    /// Resolves when the queue to a node has room again; at once if it has.
+    fn ready(&self, to: Epoch) -> BoxFuture<'static, ()>;
+
+    /// What comes in. `None` if it was taken before. The channel is short: a consumer that is slow
+    /// makes the inbox grow, and full inboxes make the senders [`Busy`].
+    fn inbound(&self) -> Option<mpsc::Receiver<Inbound>>;
+
+    /// The frames that a dead node has not handled, in the order of its inbox, which is deleted.
+    /// To be called by the one who cleans up after it (`Event::Claimed` of the directory).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when Redis cannot be reached.
+    async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error>;
+
+    /// Sends what is queued, waits until what was handed out is handled, each within
+    /// [`Limits::flush_patience`], and ends. What could not be sent comes back as
+    /// [`Inbound::Returned`], so the consumer should listen until the channel ends.
+    ///
+    /// To be called before the directory gives up the lease: whoever then cleans up after this node
+    /// claims what came into its inbox too late.
+    async fn shutdown(&self);
+}
+
+/// What comes in from other nodes, or back.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Frames from a node, in the order sent.
+    Frames {
+        /// The sender.
+        from: Epoch,
+        /// At least one.
+        frames: Vec<Frame>,
+        /// To be dropped when the frames are handled: until then a survivor would get them.
+        done: Ack,
+    },
+    /// Frames from this node were lost, before those that come next. What the log holds past the
+    /// delivered mark has to be delivered from there.
+    Gap {
+        /// The sender.
+        from: Epoch,
+    },
+    /// Frames that could not be sent: the node died, or Redis stayed away for longer than
+    /// [`Limits::give_up`]. In rare cases (the answer was lost) they have arrived nevertheless.
+    Returned {
+        /// Whom they were for.
+        to: Epoch,
+        /// In the order of [`Bus::send`].
+        frames: Vec<Frame>,
+    },
+}

@@ -134,6 +134,15 @@ impl Link {
         })
     }
 
+    /// Whether there is a connection now.
+    pub fn is_up(&self) -> bool {
+        self.shared
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
     /// The state and its changes.
     pub fn state(&self) -> watch::Receiver<LinkState> {
         self.shared.state.subscribe()

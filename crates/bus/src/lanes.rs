@@ -1,0 +1,424 @@
+//! What goes out: one queue and one task per node.
+//!
+//! Frames are encoded when they are sent, by the thread that sends them, straight into the batch that
+//! is gathering. At most one append is under way per inbox; what gathers meanwhile is the next batch,
+//! so nothing waits at light load and batches grow under load. While traffic is steady a batch also
+//! waits [`Limits::gather`], which costs latency and saves most of the appends.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use rookery_proto::cluster::Epoch;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::frame::{self, BatchHead, MAX_FRAME_BYTES};
+use crate::inbox::now_micros;
+use crate::transport::{Appended, Transport};
+use crate::{Busy, Frame, Inbound, Limits, metrics};
+
+/// Pause before an append is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+/// Traffic is steady while batches have at least this many frames.
+const STEADY: usize = 4;
+
+/// The queues to all nodes.
+pub(crate) struct Lanes {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// Kept for as long as the bus runs: a node that was taken for dead may return, and would drop
+    /// batches that count from 1 again.
+    by_node: RwLock<HashMap<Epoch, Arc<Lane>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    from: Epoch,
+    limits: Limits,
+    transport: Arc<dyn Transport>,
+    returned: mpsc::WeakSender<Inbound>,
+    closed: AtomicBool,
+}
+
+/// The queue to one node.
+struct Lane {
+    to: Epoch,
+    state: Mutex<LaneState>,
+    work: Notify,
+    room: Notify,
+}
+
+#[derive(Default)]
+struct LaneState {
+    batches: VecDeque<Gathering>,
+    /// Whether the first of `batches` is being appended.
+    sending: bool,
+    frames: usize,
+    bytes: usize,
+}
+
+/// A batch. The last one takes more frames unless it is being appended.
+struct Gathering {
+    frames: usize,
+    body: Vec<u8>,
+    since: Instant,
+    sent_at: u64,
+    /// Sent although it has no frames: shows the receiver what it has missed.
+    probe: bool,
+}
+
+/// How the attempts to append a batch ended.
+struct Outcome {
+    sent: bool,
+    /// Whether its number may have been seen by the receiver.
+    number_used: bool,
+}
+
+impl Lanes {
+    /// The tasks run on the current tokio runtime.
+    pub(crate) fn new(
+        from: Epoch,
+        limits: Limits,
+        transport: Arc<dyn Transport>,
+        returned: mpsc::WeakSender<Inbound>,
+    ) -> Self {
+        let closed = AtomicBool::new(false);
+        Self {
+            shared: Arc::new(Shared {
+                from,
+                limits,
+                transport,
+                returned,
+                closed,
+            }),
+            runtime: Handle::current(),
+            by_node: RwLock::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    #[expect(
+        clippy::result_large_err,
+        reason = "refusals are rare and want the frame back"
+    )]
+    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy> {
+        let lane = self.lane(to);
+        if self.shared.is_closed() || !lane.push(&frame, &self.shared.limits) {
+            metrics::REFUSED.inc();
+            return Err(Busy(frame));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ready(&self, to: Epoch) -> BoxFuture<'static, ()> {
+        let lane = self.lane(to);
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            loop {
+                let mut room = pin!(lane.room.notified());
+                room.as_mut().enable();
+                if shared.is_closed() || lane.lock().has_room(&shared.limits) {
+                    return;
+                }
+                room.await;
+            }
+        })
+    }
+
+    /// What was in the inboxes may be lost: a batch to everybody shows who missed something.
+    pub(crate) fn probe(&self) {
+        for lane in self.all() {
+            lane.lock().batches.push_back(Gathering::new(true));
+            lane.work.notify_one();
+        }
+    }
+
+    /// Takes no more frames and waits until the queues are empty, within the patience. What is left
+    /// comes back.
+    pub(crate) async fn shutdown(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        let lanes = self.all();
+        for lane in &lanes {
+            lane.work.notify_one();
+            lane.room.notify_waiters();
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let deadline = tokio::time::Instant::now() + self.shared.limits.flush_patience;
+        for mut task in tasks {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+        for lane in lanes {
+            while let Some(batch) = lane.finish() {
+                self.shared.give_back(lane.to, &batch).await;
+            }
+        }
+    }
+
+    /// Ends without waiting for anything.
+    pub(crate) fn abort(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        for task in &*self.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+
+    fn lane(&self, to: Epoch) -> Arc<Lane> {
+        let known = self
+            .by_node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&to)
+            .cloned();
+        if let Some(lane) = known {
+            return lane;
+        }
+        let mut lanes = self.by_node.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let lane = Arc::new(Lane::new(to));
+            let task = self
+                .runtime
+                .spawn(self.shared.clone().keep_sending(lane.clone()));
+            self.tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task);
+            lane
+        };
+        lanes.entry(to).or_insert_with(new).clone()
+    }
+
+    fn all(&self) -> Vec<Arc<Lane>> {
+        let lanes = self.by_node.read().unwrap_or_else(PoisonError::into_inner);
+        lanes.values().cloned().collect()
+    }
+}
+
+impl Shared {
+    async fn keep_sending(self: Arc<Self>, lane: Arc<Lane>) {
+        let mut sequence = 1;
+        let mut steady = false;
+        while lane.has_work(&self).await {
+            if steady && !self.limits.gather.is_zero() && !lane.is_filled(&self.limits) {
+                tokio::time::sleep(self.limits.gather).await;
+            }
+            let Some(sending) = lane.begin(self.from, sequence) else {
+                continue;
+            };
+            steady = sending.frames >= STEADY;
+            let outcome = self.append(lane.to, &sending).await;
+            sequence += u64::from(outcome.number_used);
+            let batch = lane.finish();
+            if let (false, Some(batch)) = (outcome.sent, batch) {
+                self.give_back(lane.to, &batch).await;
+            }
+        }
+    }
+
+    /// Tries until the batch is in the inbox or there is no point in it.
+    async fn append(&self, to: Epoch, sending: &Sending) -> Outcome {
+        let mut doubtful = false;
+        loop {
+            let began = Instant::now();
+            match self.transport.append(to, &sending.batch).await {
+                Appended::Done => {
+                    metrics::APPEND_SECONDS.observe(began.elapsed().as_secs_f64());
+                    metrics::SENT.batch(sending.frames, sending.batch.len());
+                    return Outcome {
+                        sent: true,
+                        number_used: true,
+                    };
+                }
+                Appended::Gone if !self.transport.is_settling() => break,
+                Appended::Full => metrics::FULL.inc(),
+                Appended::Unknown => doubtful = true,
+                Appended::Gone | Appended::Away => {}
+            }
+            if sending.since.elapsed() > self.limits.give_up {
+                break;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        Outcome {
+            sent: false,
+            number_used: doubtful,
+        }
+    }
+
+    /// Hands frames back to the one who sent them.
+    async fn give_back(&self, to: Epoch, batch: &Gathering) {
+        if batch.frames == 0 {
+            return;
+        }
+        metrics::RETURNED.inc_by(batch.frames as u64);
+        let frames = match frame::read_body(batch.frames, &batch.body) {
+            Ok(frames) => frames,
+            Err(error) => {
+                tracing::error!(%error, "frames that were encoded here cannot be read");
+                return;
+            }
+        };
+        let sent_back = match self.returned.upgrade() {
+            Some(returned) => returned
+                .send(Inbound::Returned { to, frames })
+                .await
+                .is_ok(),
+            None => false,
+        };
+        if !sent_back {
+            tracing::warn!(node = %to, frames = batch.frames, "nobody takes frames that came back");
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// A batch as it is appended.
+struct Sending {
+    batch: Vec<u8>,
+    frames: usize,
+    since: Instant,
+}
+
+impl Lane {
+    fn new(to: Epoch) -> Self {
+        Self {
+            to,
+            state: Mutex::default(),
+            work: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// `false` if there is no room.
+    fn push(&self, frame: &Frame, limits: &Limits) -> bool {
+        let mut state = self.lock();
+        if !state.has_room(limits) || !state.push(frame, limits) {
+            return false;
+        }
+        // While a batch is being appended the task looks for the next one by itself.
+        let wake = !state.sending;
+        drop(state);
+        metrics::QUEUED.inc();
+        if wake {
+            self.work.notify_one();
+        }
+        true
+    }
+
+    /// Waits for a batch; `false` when the bus ends and there is none.
+    async fn has_work(&self, shared: &Shared) -> bool {
+        loop {
+            let work = self.work.notified();
+            if !self.lock().batches.is_empty() {
+                return true;
+            }
+            if shared.is_closed() {
+                return false;
+            }
+            work.await;
+        }
+    }
+
+    /// Whether waiting would not make the next batch larger.
+    fn is_filled(&self, limits: &Limits) -> bool {
+        let state = self.lock();
+        state
+            .batches
+            .front()
+            .is_some_and(|batch| batch.body.len() >= limits.batch_bytes)
+    }
+
+    /// The next batch, which stays in the queue. `None`: it was a probe that nobody needs.
+    fn begin(&self, from: Epoch, sequence: u64) -> Option<Sending> {
+        let mut state = self.lock();
+        let next = state.batches.front()?;
+        if next.probe && sequence == 1 {
+            state.batches.pop_front();
+            return None;
+        }
+        let head = BatchHead {
+            from,
+            sequence,
+            sent_at: next.sent_at,
+        };
+        let batch = frame::write_batch(head, next.frames, &next.body);
+        let sending = Sending {
+            batch,
+            frames: next.frames,
+            since: next.since,
+        };
+        state.sending = true;
+        Some(sending)
+    }
+
+    /// Takes the first batch out of the queue.
+    fn finish(&self) -> Option<Gathering> {
+        let mut state = self.lock();
+        state.sending = false;
+        let done = state.batches.pop_front()?;
+        state.frames -= done.frames;
+        state.bytes -= done.body.len();
+        drop(state);
+        metrics::QUEUED.sub(i64::try_from(done.frames).unwrap_or(i64::MAX));
+        self.room.notify_waiters();
+        Some(done)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LaneState {
+    fn has_room(&self, limits: &Limits) -> bool {
+        self.frames < limits.queue_frames && self.bytes < limits.queue_bytes
+    }
+
+    /// `false` if the frame is too large for any batch.
+    fn push(&mut self, frame: &Frame, limits: &Limits) -> bool {
+        let sending_only = self.sending && self.batches.len() == 1;
+        let takes_more = |last: &Gathering| !last.probe && last.body.len() < limits.batch_bytes;
+        if sending_only || !self.batches.back().is_some_and(takes_more) {
+            self.batches.push_back(Gathering::new(false));
+        }
+        let Some(batch) = self.batches.back_mut() else {
+            return false;
+        };
+        let before = batch.body.len();
+        let bytes = frame::append_frame(frame, &mut batch.body);
+        if bytes > MAX_FRAME_BYTES {
+            batch.body.truncate(before);
+            if batch.frames == 0 {
+                self.batches.pop_back();
+            }
+            tracing::error!(bytes, "a frame is too large for the bus");
+            return false;
+        }
+        batch.frames += 1;
+        self.frames += 1;
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Gathering {
+    fn new(probe: bool) -> Self {
+        Self {
+            frames: 0,
+            body: Vec::new(),
+            since: Instant::now(),
+            sent_at: now_micros(),
+            probe,
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The bus on Redis Streams: one inbox stream per node incarnation.
+//!
+//! Two connections: one that all lanes append on, one that reads blocking. What may be deleted rides
+//! with the next read; when none comes soon, it is sent by itself, so that a node that dies leaves no
+//! frames behind that it had long handled.
+//!
+//! The script that appends checks the receiver's lease in the same step, so nobody adds to the inbox
+//! of a node that is being cleaned up after, and no inbox outlives its node for more than a day.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
+use redis::{Pipeline, Script, Value};
+use rookery_directory::{Link, LinkOptions, RedisAddress, keys};
+use rookery_proto::cluster::Epoch;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::inbox::{Handled, Inbox, Position, frames_of};
+use crate::lanes::Lanes;
+use crate::memory::INBOUND;
+use crate::transport::{Appended, Transport};
+use crate::{Bus, Busy, Error, Frame, Inbound, Limits};
+
+/// `KEYS`: inbox, lease. `ARGV`: batch, longest inbox. Returns -1 if there is no lease, -2 if the
+/// inbox is too long, else 1.
+const APPEND: &str = r"
+if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[2]) then return -2 end
+redis.call('XADD', KEYS[1], '*', 'b', ARGV[1])
+redis.call('EXPIRE', KEYS[1], 86400)
+return 1
+";
+
+/// How long a read waits for something to come.
+const BLOCK: Duration = Duration::from_secs(2);
+/// Batches per read.
+const READ_BATCHES: usize = 64;
+/// Batches per read of a dead node's inbox.
+const CLAIM_BATCHES: usize = 32;
+/// How long handled batches wait for a read that deletes them.
+const DELETE_DELAY: Duration = Duration::from_millis(20);
+/// For so long after a connection was made, a missing lease may only be late.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// How a node takes part in the bus.
+#[derive(Clone, Debug)]
+pub struct RedisBusConfig {
+    /// Where Redis is; the directory's.
+    pub address: RedisAddress,
+    /// The prefix of the keys; the directory's.
+    pub prefix: String,
+    /// How long an append may take before Redis counts as unreachable.
+    pub response_timeout: Duration,
+    /// How long the start waits for the first connections.
+    pub patience: Duration,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl RedisBusConfig {
+    /// The default prefix and limits, answers within 500 ms, 5 s to connect.
+    pub fn new(address: RedisAddress) -> Self {
+        Self {
+            address,
+            prefix: keys::DEFAULT_PREFIX.to_owned(),
+            response_timeout: Duration::from_millis(500),
+            patience: Duration::from_secs(5),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One node's end of the bus. Dropping it without [`Bus::shutdown`] loses what is queued.
+pub struct RedisBus {
+    lanes: Arc<Lanes>,
+    inbound: Mutex<Option<mpsc::Receiver<Inbound>>>,
+    tasks: Vec<AbortHandle>,
+    transport: Arc<RedisTransport>,
+}
+
+struct RedisTransport {
+    prefix: String,
+    inbox_batches: usize,
+    link: Link,
+    append: String,
+    /// When the current connection was made.
+    since: Mutex<Instant>,
+}
+
+impl RedisBus {
+    /// Connects and starts this node's tasks on the current tokio runtime. `epoch` is the one that
+    /// the directory took a lease for.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if there is no connection in time.
+    pub async fn start(epoch: Epoch, config: RedisBusConfig) -> Result<Self, Error> {
+        let link = Link::open(
+            config.address.clone(),
+            LinkOptions {
+                response_timeout: Some(config.response_timeout),
+                scripts: vec![APPEND],
+                ..LinkOptions::new("bus")
+            },
+        )?;
+        let reading = Link::open(
+            config.address,
+            LinkOptions {
+                response_timeout: None,
+                ..LinkOptions::new("inbox")
+            },
+        )?;
+        link.connected(config.patience).await?;
+        reading.connected(config.patience).await?;
+        let transport = Arc::new(RedisTransport {
+            prefix: config.prefix,
+            inbox_batches: config.limits.inbox_batches,
+            link,
+            append: Script::new(APPEND).get_hash().to_owned(),
+            since: Mutex::new(Instant::now()),
+        });
+        let (sender, receiver) = mpsc::channel(INBOUND);
+        let lanes = Lanes::new(epoch, config.limits, transport.clone(), sender.downgrade());
+        let lanes = Arc::new(lanes);
+        let inbox = Inbox::new(sender);
+        let key = keys::inbox(&transport.prefix, epoch);
+        let delete = delete(transport.clone(), key.clone(), inbox.handled());
+        let tasks = vec![
+            tokio::spawn(delete).abort_handle(),
+            tokio::spawn(
+                Reader {
+                    key,
+                    link: reading,
+                    last: (0, 0),
+                    inbox,
+                }
+                .run(),
+            )
+            .abort_handle(),
+            tokio::spawn(watch(transport.clone(), lanes.clone())).abort_handle(),
+        ];
+        Ok(Self {
+            lanes,
+            inbound: Mutex::new(Some(receiver)),
+            tasks,
+            transport,
+        })
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy> {
+        self.lanes.send(to, frame)
+    }
+
+    fn ready(&self, to: Epoch) -> BoxFuture<'static, ()> {
+        self.lanes.ready(to)
+    }
+
+    fn inbound(&self) -> Option<mpsc::Receiver<Inbound>> {
+        self.inbound
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error> {
+        self.transport.claim(dead).await
+    }
+
+    async fn shutdown(&self) {
+        self.lanes.shutdown().await;
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for RedisBus {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.lanes.abort();
+    }
+}
+
+#[async_trait]
+impl Transport for RedisTransport {
+    async fn append(&self, to: Epoch, batch: &[u8]) -> Appended {
+        if !self.link.is_up() {
+            return Appended::Away;
+        }
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline
+            .cmd("EVALSHA")
+            .arg(&self.append)
+            .arg(2)
+            .arg(keys::inbox(&self.prefix, to))
+            .arg(keys::lease(&self.prefix, to))
+            .arg(batch)
+            .arg(self.inbox_batches);
+        let outcome: Result<(i64,), _> = self.link.pipeline(&pipeline).await;
+        match outcome {
+            Ok((-1,)) => Appended::Gone,
+            Ok((-2,)) => Appended::Full,
+            Ok(_) => Appended::Done,
+            // No memory left in Redis, most likely: as good as a full inbox.
+            Err(rookery_directory::Error::Refused(error)) => {
+                tracing::warn!(%error, "redis refused a batch");
+                Appended::Full
+            }
+            Err(_) => Appended::Unknown,
+        }
+    }
+
+    fn is_settling(&self) -> bool {
+        self.since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+            < SETTLING
+    }
+}
+
+impl RedisTransport {
+    async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error> {
+        let key = keys::inbox(&self.prefix, dead);
+        let lease = keys::lease(&self.prefix, dead);
+        let lives: bool = self.link.command(redis::cmd("EXISTS").arg(lease)).await?;
+        if lives {
+            return Ok(Vec::new());
+        }
+        let mut batches = Vec::new();
+        let mut from = "-".to_owned();
+        loop {
+            let mut range = redis::cmd("XRANGE");
+            range
+                .arg(&key)
+                .arg(&from)
+                .arg("+")
+                .arg("COUNT")
+                .arg(CLAIM_BATCHES);
+            let reply: StreamRangeReply = self.link.command(&range).await?;
+            let Some(last) = reply.ids.last() else { break };
+            from = format!("({}", last.id);
+            batches.extend(reply.ids.into_iter().filter_map(body));
+        }
+        let () = self.link.command(redis::cmd("UNLINK").arg(&key)).await?;
+        Ok(frames_of(batches))
+    }
+}
+
+/// Reads the inbox, one batch of batches after the other.
+struct Reader {
+    key: String,
+    link: Link,
+    last: Position,
+    inbox: Inbox,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let handled = self.inbox.handled();
+        let mut state = self.link.state();
+        let mut generation = 1;
+        loop {
+            let Ok(now) = state.wait_for(|state| state.up).await.map(|state| *state) else {
+                return;
+            };
+            if now.generation != generation {
+                if self.find_place().await.is_err() {
+                    continue;
+                }
+                generation = now.generation;
+            }
+            let read = tokio::time::timeout(BLOCK * 2, self.read(&handled)).await;
+            let entries = match read {
+                Ok(Ok(entries)) => entries,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "could not read the inbox");
+                    tokio::time::sleep(DELETE_DELAY).await;
+                    continue;
+                }
+                Err(_) => {
+                    self.link.reconnect();
+                    continue;
+                }
+            };
+            for entry in entries {
+                let Some(position) = position(&entry.id) else {
+                    continue;
+                };
+                self.last = position;
+                let Some(batch) = body(entry) else { continue };
+                if !self.inbox.take(position, &batch).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Deletes what is handled and waits for what comes next.
+    async fn read(&self, handled: &Handled) -> Result<Vec<StreamId>, Error> {
+        let mut pipeline = Pipeline::with_capacity(2);
+        if let Some(done) = handled.take() {
+            trim(pipeline.cmd("XTRIM"), &self.key, done).ignore();
+        }
+        pipeline
+            .cmd("XREAD")
+            .arg("COUNT")
+            .arg(READ_BATCHES)
+            .arg("BLOCK")
+            .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
+            .arg("STREAMS")
+            .arg(&self.key)
+            .arg(shown(self.last));
+        let (reply,): (Option<StreamReadReply>,) = self.link.pipeline(&pipeline).await?;
+        let streams = reply.map(|reply| reply.keys).unwrap_or_default();
+        Ok(streams.into_iter().flat_map(|stream| stream.ids).collect())
+    }
+
+    /// After a new connection: if the stream is not the one that was read before, its entries may
+    /// have lower numbers.
+    async fn find_place(&mut self) -> Result<(), Error> {
+        let mut newest = redis::cmd("XREVRANGE");
+        newest.arg(&self.key).arg("+").arg("-").arg("COUNT").arg(1);
+        let reply: StreamRangeReply = self.link.command(&newest).await?;
+        let newest = reply.ids.first().and_then(|entry| position(&entry.id));
+        if newest.is_none_or(|newest| newest < self.last) {
+            self.last = (0, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what is handled when no read comes that does it.
+async fn delete(transport: Arc<RedisTransport>, key: String, handled: Arc<Handled>) {
+    loop {
+        handled.changed.notified().await;
+        tokio::time::sleep(DELETE_DELAY).await;
+        if let Some(done) = handled.take() {
+            let mut command = redis::cmd("XTRIM");
+            command
+                .arg(&key)
+                .arg("MINID")
+                .arg(shown((done.0, done.1 + 1)));
+            let trimmed: Result<(), _> = transport.link.command(&command).await;
+            if let Err(error) = trimmed {
+                tracing::debug!(%error, "handled frames stay in the inbox for now");
+            }
+        }
+    }
+}
+
+/// Notes new connections, and has everybody told when inboxes may have lost something.
+async fn watch(transport: Arc<RedisTransport>, lanes: Arc<Lanes>) {
+    let mut state = transport.link.state();
+    let mut seen = *state.borrow_and_update();
+    while state.changed().await.is_ok() {
+        let now = *state.borrow_and_update();
+        if now.generation != seen.generation {
+            *transport
+                .since
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        if now.server != seen.server {
+            lanes.probe();
+        }
+        seen = now;
+    }
+}
+
+fn trim<'p>(pipeline: &'p mut Pipeline, key: &str, done: Position) -> &'p mut Pipeline {
+    pipeline
+        .arg(key)
+        .arg("MINID")
+        .arg(shown((done.0, done.1 + 1)))
+}
+
+fn shown((milliseconds, number): Position) -> String {
+    format!("{milliseconds}-{number}")
+}
+
+fn position(id: &str) -> Option<Position> {
+    let (milliseconds, number) = id.split_once('-')?;
+    Some((milliseconds.parse().ok()?, number.parse().ok()?))
+}
+
+fn body(mut entry: StreamId) -> Option<Vec<u8>> {
+    match entry.map.remove("b") {
+        Some(Value::BulkString(batch)) => Some(batch),
+        _ => None,
+    }
+}
