@@ -78,8 +78,12 @@ impl RedisBusConfig {
 pub struct RedisBus {
     lanes: Arc<Lanes>,
     inbound: Mutex<Option<mpsc::Receiver<Inbound>>>,
+    reader: AbortHandle,
     tasks: Vec<AbortHandle>,
     transport: Arc<RedisTransport>,
+    key: String,
+    handled: Arc<Handled>,
+    patience: Duration,
 }
 
 struct RedisTransport {
@@ -123,30 +127,34 @@ impl RedisBus {
             since: Mutex::new(Instant::now()),
         });
         let (sender, receiver) = mpsc::channel(INBOUND);
+        let patience = config.limits.flush_patience;
         let lanes = Lanes::new(epoch, config.limits, transport.clone(), sender.downgrade());
         let lanes = Arc::new(lanes);
         let inbox = Inbox::new(sender);
         let key = keys::inbox(&transport.prefix, epoch);
-        let delete = delete(transport.clone(), key.clone(), inbox.handled());
+        let handled = inbox.handled();
+        let delete = delete_handled(transport.clone(), key.clone(), handled.clone());
+        let reader = Reader {
+            key: key.clone(),
+            link: reading,
+            last: (0, 0),
+            inbox,
+        };
+        let reader = tokio::spawn(reader.run()).abort_handle();
         let tasks = vec![
             tokio::spawn(delete).abort_handle(),
-            tokio::spawn(
-                Reader {
-                    key,
-                    link: reading,
-                    last: (0, 0),
-                    inbox,
-                }
-                .run(),
-            )
-            .abort_handle(),
             tokio::spawn(watch(transport.clone(), lanes.clone())).abort_handle(),
         ];
+        let inbound = Mutex::new(Some(receiver));
         Ok(Self {
             lanes,
-            inbound: Mutex::new(Some(receiver)),
+            inbound,
+            reader,
             tasks,
             transport,
+            key,
+            handled,
+            patience,
         })
     }
 }
@@ -174,12 +182,16 @@ impl Bus for RedisBus {
 
     async fn shutdown(&self) {
         self.lanes.shutdown().await;
+        self.reader.abort();
+        let _ = tokio::time::timeout(self.patience, self.handled.all()).await;
         self.tasks.iter().for_each(AbortHandle::abort);
+        self.transport.delete(&self.key, &self.handled).await;
     }
 }
 
 impl Drop for RedisBus {
     fn drop(&mut self) {
+        self.reader.abort();
         self.tasks.iter().for_each(AbortHandle::abort);
         self.lanes.abort();
     }
@@ -224,6 +236,16 @@ impl Transport for RedisTransport {
 }
 
 impl RedisTransport {
+    async fn delete(&self, key: &str, handled: &Handled) {
+        let Some(done) = handled.take() else { return };
+        let mut trim = redis::cmd("XTRIM");
+        trim.arg(key).arg("MINID").arg(after(done));
+        let trimmed: Result<(), _> = self.link.command(&trim).await;
+        if let Err(error) = trimmed {
+            tracing::debug!(%error, "handled frames stay in the inbox for now");
+        }
+    }
+
     async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error> {
         let key = keys::inbox(&self.prefix, dead);
         let lease = keys::lease(&self.prefix, dead);
@@ -304,7 +326,12 @@ impl Reader {
     async fn read(&self, handled: &Handled) -> Result<Vec<StreamId>, Error> {
         let mut pipeline = Pipeline::with_capacity(2);
         if let Some(done) = handled.take() {
-            trim(pipeline.cmd("XTRIM"), &self.key, done).ignore();
+            pipeline
+                .cmd("XTRIM")
+                .arg(&self.key)
+                .arg("MINID")
+                .arg(after(done))
+                .ignore();
         }
         pipeline
             .cmd("XREAD")
@@ -335,21 +362,11 @@ impl Reader {
 }
 
 /// Deletes what is handled when no read comes that does it.
-async fn delete(transport: Arc<RedisTransport>, key: String, handled: Arc<Handled>) {
+async fn delete_handled(transport: Arc<RedisTransport>, key: String, handled: Arc<Handled>) {
     loop {
         handled.changed.notified().await;
         tokio::time::sleep(DELETE_DELAY).await;
-        if let Some(done) = handled.take() {
-            let mut command = redis::cmd("XTRIM");
-            command
-                .arg(&key)
-                .arg("MINID")
-                .arg(shown((done.0, done.1 + 1)));
-            let trimmed: Result<(), _> = transport.link.command(&command).await;
-            if let Err(error) = trimmed {
-                tracing::debug!(%error, "handled frames stay in the inbox for now");
-            }
-        }
+        transport.delete(&key, &handled).await;
     }
 }
 
@@ -372,11 +389,9 @@ async fn watch(transport: Arc<RedisTransport>, lanes: Arc<Lanes>) {
     }
 }
 
-fn trim<'p>(pipeline: &'p mut Pipeline, key: &str, done: Position) -> &'p mut Pipeline {
-    pipeline
-        .arg(key)
-        .arg("MINID")
-        .arg(shown((done.0, done.1 + 1)))
+/// The first position that is not deleted.
+fn after((milliseconds, number): Position) -> String {
+    shown((milliseconds, number + 1))
 }
 
 fn shown((milliseconds, number): Position) -> String {
