@@ -6,7 +6,7 @@
 //! account under attack is slowed down as well, and told so by `temporary-auth-failure`
 //! (RFC 6120 §6.5.9): there is no way to tell the two apart before the password is checked.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,6 +105,17 @@ impl Admission {
         *count += 1;
         drop(per_address);
         Ok(Ticket { doors: doors.clone(), address })
+    }
+
+    /// Whether a connection from this address would be let in now. For listeners, before they spend
+    /// anything on it; the limits count with [`admit`](Self::admit).
+    pub fn admits(&self, peer: SocketAddr) -> bool {
+        let doors = &self.doors;
+        if doors.waiting.load(Ordering::Relaxed) >= doors.max {
+            return false;
+        }
+        let per_address = doors.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        per_address.get(&site_of(peer.ip())).is_none_or(|count| *count < doors.max_per_address)
     }
 
     /// How many connections have not logged in.

@@ -1,20 +1,59 @@
 //! One actor per transport stream.
 //!
 //! Negotiates TLS, login and resource binding (`connection/negotiation.rs`), moves to the arbiter
-//! that owns the account, and from then on only moves bytes: parsed stanzas to its
-//! [`UserSession`](crate::user_session::UserSession) in batches, and the session's
-//! [`Outbox`](crate::outbox::Outbox) to the socket. Started for an accepted socket, stops when the
-//! stream is closed.
+//! that owns the account, and from then on only moves bytes: parsed stanzas to its [`UserSession`] in
+//! batches, and the session's [`Outbox`] to the socket. Started for an accepted socket; stops when the
+//! stream is closed, which its session learns by [`Detached`].
+//!
+//! All of its work is done by one future, the [`Pump`]: it is polled when the socket, the outbox, a
+//! timer or an answer has something. What has arrived is handled in order; the next read waits until
+//! the session has dealt with the last one, which is the back-pressure on the client.
 
+use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 use actix::prelude::*;
-use rookery_proto::stream::StreamError;
+use prometheus::IntGauge;
+use rookery_proto::jid::BareJid;
+use rookery_proto::stream::{Framer, Framing, StreamCondition, StreamError, StreamScope};
+use tokio::time::Instant;
 
-use crate::transport::{BoxIo, WebSocketStream};
+use crate::admission::{Refusal, Ticket};
+use crate::metrics;
+use crate::outbox::{Outbox, Outgoing};
+use crate::shard::Shard;
+use crate::transport::tcp::TcpWire;
+use crate::transport::tls::TlsWire;
+use crate::transport::websocket::WebSocketWire;
+use crate::transport::{BoxIo, Error, Scratch, WebSocketStream, Wire, WireParts};
+use crate::user_session::{Detached, UserSession};
+
+mod ending;
+mod input;
+mod job;
+mod negotiation;
+mod output;
+mod rules;
+mod watch;
+
+use ending::{End, Ending};
+use job::Job;
+use negotiation::Negotiation;
+use rules::{Rules, Security};
+use watch::Watch;
 
 /// Largest stanza before a stream has logged in; the least that RFC 6120 §13.12 allows.
 pub const MAX_STANZA_BEFORE_LOGIN: usize = 10_000;
+
+/// How long a proxy may take to say whom it speaks for.
+const PROXY_HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Reads in one turn, after which other connections of the arbiter come first.
+const READS_PER_TURN: usize = 8;
 
 /// A transport stream that a listener has accepted.
 pub enum Accepted {
@@ -29,7 +68,7 @@ pub enum Accepted {
     },
     /// A WebSocket whose HTTP upgrade to the subprotocol `xmpp` is done (RFC 7395 §3.1).
     WebSocket {
-        /// The messages.
+        /// The messages; made with [`crate::transport::websocket::config`].
         stream: Box<WebSocketStream<BoxIo>>,
         /// The client.
         peer: SocketAddr,
@@ -40,7 +79,14 @@ pub enum Accepted {
 
 /// A connection that has logged in, taken apart so that another arbiter can go on with it.
 pub struct Parts {
-    _private: (),
+    wire: WireParts,
+    peer: SocketAddr,
+    account: BareJid,
+    security: Security,
+    /// What has arrived and was not looked at.
+    rest: Vec<u8>,
+    deadline: Instant,
+    gauge: Gauge,
 }
 
 /// Ends the stream: with this error, or without one just by `</stream:stream>`.
@@ -50,29 +96,464 @@ pub struct Close(pub Option<StreamError>);
 
 /// The actor of a transport stream.
 pub struct Connection {
-    _private: (),
+    /// `None` once the connection has moved to another arbiter.
+    wire: Option<Wire>,
+    shard: Rc<Shard>,
+    peer: SocketAddr,
+    framer: Framer,
+    state: State,
+    job: Option<Job>,
+    /// What has arrived and was not looked at yet, because something else has to be done first.
+    rest: Vec<u8>,
+    /// How the stream ends, once what came before is dealt with.
+    end: Option<End>,
+    /// Taken from the outbox, and not completely with the socket; with their lengths in bytes.
+    in_flight: VecDeque<(Outgoing, usize)>,
+    watch: Watch,
+    gauge: Gauge,
+}
+
+/// What the connection does.
+enum State {
+    /// Waits for the header of the PROXY protocol.
+    Proxied(Box<Proxied>),
+    /// Leads the client to a session.
+    Negotiating(Box<Negotiating>),
+    /// Carries a session's stanzas.
+    Bound(Bound),
+    /// Says goodbye.
+    Ending(Box<Ending>),
+}
+
+struct Proxied {
+    /// What has arrived.
+    header: Vec<u8>,
+    direct_tls: bool,
+    deadline: Instant,
+}
+
+struct Negotiating {
+    negotiation: Negotiation,
+    /// Whether a TLS handshake is under way, so that nothing can be said.
+    in_handshake: bool,
+    deadline: Instant,
+    /// Counts this connection until it has logged in.
+    ticket: Option<Ticket>,
+}
+
+/// A connection's session. Tells it when the connection is gone, whatever the reason.
+struct Bound {
+    session: Addr<UserSession>,
+    outbox: Rc<Outbox>,
+    scope: StreamScope,
+}
+
+/// Counts an open stream while it lives.
+struct Gauge(IntGauge);
+
+/// Why a connection is over without another word.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("the peer is gone")]
+    Gone,
+    #[error(transparent)]
+    Transport(#[from] Error),
+    #[error("the peer accepts no data")]
+    Stalled,
+    #[error("timed out")]
+    TimedOut,
+    #[error("{0}")]
+    Proxy(&'static str),
+    #[error("moved to another arbiter")]
+    Moved,
+}
+
+thread_local! {
+    static RULES: OnceCell<Rc<Rules>> = const { OnceCell::new() };
+}
+
+/// The rules of the arbiter's node.
+fn rules(shard: &Shard) -> Rc<Rules> {
+    RULES.with(|rules| Rc::clone(rules.get_or_init(|| Rc::new(Rules::new(&shard.node().settings)))))
 }
 
 impl Connection {
     /// Starts the actor for a new transport stream, on the arbiter that calls.
     pub fn accept(accepted: Accepted) {
-        drop(accepted);
+        let shard = Shard::current();
+        let started = match accepted {
+            Accepted::Tcp { socket, peer, direct_tls } => {
+                Self::accept_tcp(shard, socket, peer, direct_tls)
+            }
+            Accepted::WebSocket { stream, peer, secure } => {
+                Self::accept_websocket(shard, stream, peer, secure);
+                Ok(())
+            }
+        };
+        if let Err(error) = started {
+            tracing::debug!(%error, "cannot take a connection");
+        }
+    }
+
+    fn accept_tcp(
+        shard: Rc<Shard>,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        direct_tls: bool,
+    ) -> Result<(), Error> {
+        let c2s = &shard.node().settings.c2s;
+        if c2s.proxy_protocol {
+            if !c2s.trusted_proxies.iter().any(|network| network.contains(peer.ip())) {
+                metrics::STREAMS_REFUSED.with_label_values(&["untrusted_proxy"]).inc();
+                return Ok(());
+            }
+            let deadline = Instant::now() + PROXY_HEADER_TIMEOUT;
+            let proxied = Proxied { header: Vec::new(), direct_tls, deadline };
+            let wire = Wire::Tcp(TcpWire::new(socket)?);
+            Self::run(shard, wire, peer, State::Proxied(Box::new(proxied)), Vec::new());
+            return Ok(());
+        }
+        match shard.node().admission.admit(peer.ip()) {
+            Ok(ticket) => {
+                let tcp = TcpWire::new(socket)?;
+                let (wire, state) = open(&shard, tcp, direct_tls, Vec::new(), Some(ticket))?;
+                Self::run(shard, wire, peer, state, Vec::new());
+            }
+            Err(refusal) => refuse(&shard, &socket, direct_tls, refusal),
+        }
+        Ok(())
+    }
+
+    fn accept_websocket(
+        shard: Rc<Shard>,
+        stream: Box<WebSocketStream<BoxIo>>,
+        peer: SocketAddr,
+        secure: bool,
+    ) {
+        match shard.node().admission.admit(peer.ip()) {
+            Ok(ticket) => {
+                let negotiation = Negotiation::new(rules(&shard), Framing::WebSocket, secure);
+                let state = negotiating(&shard, negotiation, false, Some(ticket));
+                let wire = Wire::WebSocket(Box::new(WebSocketWire::new(*stream)));
+                Self::run(shard, wire, peer, state, Vec::new());
+            }
+            Err(refusal) => count_refusal(refusal),
+        }
     }
 
     /// Starts the actor for a stream that authenticated on another arbiter, on the one that calls.
     pub fn adopt(parts: Box<Parts>) {
-        drop(parts);
+        let Parts { wire, peer, account, security, rest, deadline, gauge } = *parts;
+        let wire = match wire.into_wire() {
+            Ok(wire) => wire,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection over from another thread");
+                return;
+            }
+        };
+        let shard = Shard::current();
+        let framing = framing_of(&wire);
+        let negotiation = Negotiation::logged_in(rules(&shard), framing, security, account);
+        let limits = negotiation.rules().limits();
+        let state = Negotiating { negotiation, in_handshake: false, deadline, ticket: None };
+        let state = State::Negotiating(Box::new(state));
+        Self { framer: Framer::new(limits), ..Self::new(shard, wire, peer, state, rest, gauge) }
+            .start();
     }
+
+    fn run(shard: Rc<Shard>, wire: Wire, peer: SocketAddr, state: State, rest: Vec<u8>) {
+        metrics::STREAMS_ACCEPTED.with_label_values(&[wire.name()]).inc();
+        let gauge = Gauge::new(wire.name());
+        Self::new(shard, wire, peer, state, rest, gauge).start();
+    }
+
+    fn new(
+        shard: Rc<Shard>,
+        wire: Wire,
+        peer: SocketAddr,
+        state: State,
+        rest: Vec<u8>,
+        gauge: Gauge,
+    ) -> Self {
+        let framer = Framer::new(rules(&shard).limits_before_login());
+        Self {
+            wire: Some(wire),
+            shard,
+            peer,
+            framer,
+            state,
+            job: None,
+            rest,
+            end: None,
+            in_flight: VecDeque::new(),
+            watch: Watch::default(),
+            gauge,
+        }
+    }
+
+    fn wire(&mut self) -> &mut Wire {
+        self.wire.as_mut().expect("a connection that has moved is not polled again")
+    }
+
+    fn framing(&self) -> Framing {
+        self.wire.as_ref().map_or(Framing::Tcp, framing_of)
+    }
+
+    /// Does what can be done now. Ready when the connection is over.
+    fn poll(
+        &mut self,
+        ctx: &mut Context<Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<(), Lost>> {
+        if self.watch.has_fired() && self.is_due(Instant::now()) {
+            self.time_out(cx)?;
+        }
+        for _ in 0..READS_PER_TURN {
+            self.write(cx)?;
+            if let State::Ending(_) = self.state {
+                return self.poll_ending(cx);
+            }
+            if let Some(job) = &mut self.job {
+                let Poll::Ready(done) = job.poll(cx) else {
+                    if self.can_end_now()
+                        && let Some(end) = self.end.take()
+                    {
+                        self.job = None;
+                        self.begin_end(end, cx)?;
+                        continue;
+                    }
+                    return Poll::Pending;
+                };
+                self.job = None;
+                self.finish_job(done, ctx, cx)?;
+                continue;
+            }
+            if let Some(end) = self.end.take() {
+                self.begin_end(end, cx)?;
+                continue;
+            }
+            if self.must_wait_for_writes() || self.read(ctx, cx)?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether a stream's end need not wait for the work that is under way: when the session itself
+    /// asked for it. A binding is waited for, because it makes a session.
+    fn can_end_now(&self) -> bool {
+        matches!(self.end, Some(End::Ours(_))) && !self.job.as_ref().is_some_and(Job::is_binding)
+    }
+
+    /// When something has to have happened, if it has to.
+    fn due(&self) -> Option<Instant> {
+        let settings = &self.shard.node().settings.c2s;
+        let state = match &self.state {
+            State::Proxied(proxied) => Some(proxied.deadline),
+            // A binding has bounds of its own, and must not be given up half done.
+            State::Negotiating(_) if self.job.as_ref().is_some_and(Job::is_binding) => None,
+            State::Negotiating(negotiating) => Some(negotiating.deadline),
+            State::Bound(_) => self.job.as_ref().map(|job| job.since() + settings.answer_timeout),
+            State::Ending(ending) => Some(ending.deadline()),
+        };
+        let write = self.watch.stalled_since().map(|since| since + settings.write_timeout);
+        [state, write].into_iter().flatten().min()
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    /// Something took too long.
+    fn time_out(&mut self, cx: &mut std::task::Context<'_>) -> Result<(), Lost> {
+        let settings = &self.shard.node().settings.c2s;
+        let stalled = self.watch.stalled_since();
+        if stalled.is_some_and(|since| since + settings.write_timeout <= Instant::now()) {
+            return Err(Lost::Stalled);
+        }
+        let condition = match &self.state {
+            State::Proxied(_) => {
+                metrics::STREAMS_REFUSED.with_label_values(&["proxy_header"]).inc();
+                return Err(Lost::TimedOut);
+            }
+            State::Negotiating(negotiating) if negotiating.in_handshake => {
+                return Err(Lost::TimedOut);
+            }
+            State::Ending(_) => return Err(Lost::TimedOut),
+            // RFC 6120 §4.9.3.4
+            State::Negotiating(_) => StreamCondition::ConnectionTimeout,
+            State::Bound(_) => StreamCondition::ResourceConstraint,
+        };
+        self.job = None;
+        self.begin_end(End::Ours(Some(condition.into())), cx)
+    }
+
+    /// The connection is over.
+    fn over(&mut self, result: Result<(), Lost>) {
+        if let Err(lost) = result {
+            tracing::debug!(peer = %self.peer, reason = %lost, "connection closed");
+        }
+        self.detach(false);
+        self.job = None;
+    }
+
+    /// Tells the session that the connection is gone. `clean`: the client has closed the stream.
+    fn detach(&mut self, clean: bool) {
+        let State::Bound(Bound { session, .. }) = &self.state else { return };
+        let unsent = std::mem::take(&mut self.in_flight);
+        let unsent = unsent.into_iter().map(|(outgoing, _)| outgoing).collect();
+        tell(session, Detached { unsent, clean });
+    }
+}
+
+/// Gives a session its last message.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a session that misses this message would never end; there is one for each"
+)]
+fn tell(session: &Addr<UserSession>, detached: Detached) {
+    session.do_send(detached);
 }
 
 impl Actor for Connection {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Only `Close` comes by mail, and one is enough.
+        ctx.set_mailbox_capacity(2);
+        ctx.spawn(Pump);
+    }
 }
 
 impl Handler<Close> for Connection {
     type Result = ();
 
-    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
-        ctx.stop();
+    fn handle(&mut self, Close(error): Close, _: &mut Self::Context) {
+        // The pump sees it next; the first reason stands.
+        self.end.get_or_insert(End::Ours(error));
     }
 }
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // When the arbiter stops in the middle of a stream.
+        self.detach(false);
+    }
+}
+
+/// Drives a connection; see the module's description.
+struct Pump;
+
+impl ActorFuture<Connection> for Pump {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        connection: &mut Connection,
+        ctx: &mut Context<Connection>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<()> {
+        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(ctx, cx)));
+        let result = match polled {
+            Ok(Poll::Pending) => {
+                let due = connection.due();
+                connection.watch.arm(due, cx);
+                return Poll::Pending;
+            }
+            Ok(Poll::Ready(result)) => result,
+            Err(_) => {
+                connection.panicked(cx);
+                Ok(())
+            }
+        };
+        connection.over(result);
+        ctx.stop();
+        Poll::Ready(())
+    }
+}
+
+impl Gauge {
+    fn new(transport: &str) -> Self {
+        let gauge = metrics::STREAMS.with_label_values(&[transport]);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn framing_of(wire: &Wire) -> Framing {
+    match wire {
+        Wire::Tcp(_) | Wire::Tls(_) => Framing::Tcp,
+        Wire::WebSocket(_) => Framing::WebSocket,
+    }
+}
+
+/// A TCP stream from its first byte. `received` has arrived already.
+fn open(
+    shard: &Shard,
+    tcp: TcpWire,
+    direct_tls: bool,
+    received: Vec<u8>,
+    ticket: Option<Ticket>,
+) -> Result<(Wire, State), Error> {
+    let negotiation = Negotiation::new(rules(shard), Framing::Tcp, false);
+    let state = negotiating(shard, negotiation, direct_tls, ticket);
+    let wire = if direct_tls {
+        Wire::Tls(TlsWire::new(tcp, shard.node().tls.clone(), received)?)
+    } else {
+        Wire::Tcp(tcp)
+    };
+    Ok((wire, state))
+}
+
+fn negotiating(
+    shard: &Shard,
+    negotiation: Negotiation,
+    in_handshake: bool,
+    ticket: Option<Ticket>,
+) -> State {
+    let deadline = Instant::now() + shard.node().settings.c2s.negotiation_timeout;
+    State::Negotiating(Box::new(Negotiating { negotiation, in_handshake, deadline, ticket }))
+}
+
+fn count_refusal(refusal: Refusal) {
+    let reason = match refusal {
+        Refusal::TooMany => "limit",
+        Refusal::TooManyFromAddress => "address_limit",
+    };
+    metrics::STREAMS_REFUSED.with_label_values(&[reason]).inc();
+}
+
+/// Turns a connection away; one that starts in clear is told why, as far as one write goes.
+fn refuse(shard: &Shard, socket: &std::net::TcpStream, direct_tls: bool, refusal: Refusal) {
+    count_refusal(refusal);
+    if direct_tls {
+        return;
+    }
+    let (condition, text) = match refusal {
+        Refusal::TooMany => (StreamCondition::ResourceConstraint, "too many connections"),
+        Refusal::TooManyFromAddress => {
+            (StreamCondition::PolicyViolation, "too many connections from your address")
+        }
+    };
+    let mut scratch = Scratch::borrow();
+    let error = StreamError::with_text(condition, text);
+    Negotiation::new(rules(shard), Framing::Tcp, false).end(Some(&error), &mut scratch.output);
+    count_error(&error);
+    let first = scratch.output.documents().fold(Vec::new(), |all, document| [&all, document].concat());
+    // Whether it arrives does not matter; the arbiter must not wait.
+    let _ = socket.set_nonblocking(true).and_then(|()| std::io::Write::write(&mut &*socket, &first));
+}
+
+fn count_error(error: &StreamError) {
+    metrics::STREAM_ERRORS.with_label_values(&[error.condition.as_str()]).inc();
+}
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,7 @@ struct Session {
     is_fresh: bool,
     handshake: Handshake,
     peer_closed: bool,
+    /// `close_notify` was sent, or the connection failed: rustls is not to be asked again.
     closed: bool,
 }
 
@@ -173,6 +174,9 @@ impl TlsWire {
     /// The socket is broken, or the TLS connection closed.
     pub(crate) fn send(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Result<(), Error> {
         let mut records = Records::borrow();
+        if self.session.closed {
+            return Err(Error::TlsClosed);
+        }
         self.session.encrypt(plain, &mut records)?;
         Ok(self.tcp.send(cx, records.bytes(), plain.len())?)
     }
@@ -232,7 +236,7 @@ impl Session {
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
-                    failed.is_none()
+                    true
                 }
                 Ok(ConnectionState::PeerClosed) => {
                     self.peer_closed = true;
@@ -243,8 +247,10 @@ impl Session {
                     false
                 }
                 Ok(_) => false,
-                // The alert is encoded in the next rounds; the error comes back after it.
-                Err(error) => failed.replace(error).is_none(),
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
             };
             consumed += discard;
             if !goes_on {
@@ -257,6 +263,8 @@ impl Session {
             *secret = Some(exported);
         }
         if let Some(error) = failed {
+            self.closed = true;
+            self.alert(records);
             if matches!(self.handshake, Handshake::Running { .. }) {
                 metrics::TLS_HANDSHAKES.with_label_values(&["failed"]).inc();
             }
@@ -265,6 +273,22 @@ impl Session {
         // An allocation of just the size that is needed, or none.
         self.carry = incoming[consumed..].to_vec();
         Ok(is_ready && self.complete_handshake())
+    }
+
+    /// Encodes the alert that an error has left.
+    ///
+    /// rustls must not look at any input again: it would find the same error, and panic because an
+    /// alert was sent for it already.
+    fn alert(&mut self, records: &mut Records) {
+        while self.tls.wants_write() {
+            match self.tls.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => records.encode(&mut data),
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while traffic.next_record().is_some() {}
+                }
+                _ => return,
+            }
+        }
     }
 
     /// Notes that the handshake is complete; true the first time.
@@ -324,7 +348,14 @@ impl Session {
     ) -> Result<(), Error> {
         loop {
             let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut self.carry);
-            let written = match state? {
+            let state = match state {
+                Ok(state) => state,
+                Err(error) => {
+                    self.closed = true;
+                    return Err(error.into());
+                }
+            };
+            let written = match state {
                 ConnectionState::EncodeTlsData(mut data) => {
                     records.encode(&mut data);
                     None

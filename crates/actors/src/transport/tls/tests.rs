@@ -310,6 +310,8 @@ async fn a_wire_goes_on_after_a_move_between_reactors() {
             let mut wire = TlsWire::from_parts(parts).unwrap();
             let mut scratch = Scratch::borrow();
             send(&mut wire, b"eno").await;
+            // The new reactor has not told yet that the socket is writable.
+            poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
             assert_eq!(read(&mut wire, &mut scratch).await.unwrap(), Input::Plain);
             assert_eq!(scratch.plain, b"two");
         });

@@ -1,0 +1,96 @@
+//! From the outbox to the socket.
+//!
+//! Each wake-up writes once: all stanzas that wait, up to a bound, go into one buffer of the thread.
+//! What the socket does not take is kept, and nothing more is taken from the outbox until it has.
+
+use std::task::{Context, Poll};
+
+use rookery_proto::jid::Jid;
+
+use super::{Connection, Lost, State};
+use crate::metrics;
+use crate::transport::{Output, Scratch, Wire};
+
+/// Bytes of stanzas after which a write goes out.
+const WRITE_BYTES: usize = 64 * 1024;
+
+impl Connection {
+    /// Writes what waits, as far as the socket takes it.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
+        loop {
+            match self.wire().poll_flush(cx)? {
+                Poll::Ready(()) => {
+                    self.watch.all_sent();
+                    self.settle();
+                }
+                Poll::Pending => {
+                    let unsent = self.wire().unsent();
+                    self.watch.unsent(unsent);
+                    return Ok(());
+                }
+            }
+            let State::Bound(bound) = &self.state else { return Ok(()) };
+            if bound.outbox.poll_pending(cx).is_pending() {
+                return Ok(());
+            }
+            self.drain(cx)?;
+        }
+    }
+
+    /// Takes stanzas from the outbox and sends them.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
+        let framing = self.framing();
+        let State::Bound(bound) = &self.state else { return Ok(()) };
+        let mut scratch = Scratch::borrow();
+        while scratch.output.len() < WRITE_BYTES
+            && let Some(outgoing) = bound.outbox.pop()
+        {
+            let before = scratch.output.len();
+            let to = outgoing.to.as_ref().map(Jid::as_str);
+            scratch.output.push(|out| outgoing.stanza.write_to(out, to, framing));
+            self.in_flight.push_back((outgoing, scratch.output.len() - before));
+        }
+        let sent = self.send(&scratch.output, cx);
+        self.settle();
+        sent
+    }
+
+    /// Hands output to the transport.
+    pub(super) fn send(&mut self, output: &Output, cx: &mut Context<'_>) -> Result<(), Lost> {
+        metrics::BYTES_OUT.inc_by(output.len() as u64);
+        Ok(self.wire().send(cx, output)?)
+    }
+
+    /// Reports the stanzas that are completely with the socket.
+    pub(super) fn settle(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let State::Bound(bound) = &self.state else { return };
+        let unsent = self.wire.as_ref().map_or(0, Wire::unsent);
+        let mut left: usize = self.in_flight.iter().map(|(_, len)| len).sum();
+        while let Some((_, len)) = self.in_flight.front() {
+            if left - len < unsent {
+                return;
+            }
+            left -= len;
+            if let Some((outgoing, _)) = self.in_flight.pop_front() {
+                bound.outbox.written(outgoing);
+            }
+        }
+        // An idle connection keeps no queue.
+        self.in_flight = std::collections::VecDeque::new();
+    }
+
+    /// Whether the client has to read before more is read from it: what it asks for is not to pile up.
+    pub(super) fn must_wait_for_writes(&self) -> bool {
+        let has_unsent = self.wire.as_ref().is_some_and(Wire::has_unsent);
+        has_unsent
+            && match &self.state {
+                State::Bound(bound) => {
+                    bound.outbox.bytes() > self.shard.node().settings.sessions.outbox_bytes / 4
+                }
+                _ => true,
+            }
+    }
+}
