@@ -71,7 +71,10 @@ pub enum Decision {
 pub fn decide(kind: Kind, resource: Option<&str>, resources: &[Resource<'_>]) -> Decision {
     match resource {
         None => to_bare(kind, resources),
-        Some(name) => match resources.iter().position(|candidate| candidate.name == name) {
+        Some(name) => match resources
+            .iter()
+            .position(|candidate| candidate.name == name)
+        {
             Some(index) => to_present(kind, index),
             None => to_absent(kind, resources),
         },
@@ -179,10 +182,26 @@ mod tests {
 
     use super::*;
 
-    const DESK: Resource<'_> = Resource { name: "desk", available: true, priority: 0 };
-    const PHONE: Resource<'_> = Resource { name: "phone", available: true, priority: 5 };
-    const SILENT: Resource<'_> = Resource { name: "silent", available: true, priority: -1 };
-    const HIDDEN: Resource<'_> = Resource { name: "hidden", available: false, priority: 0 };
+    const DESK: Resource<'_> = Resource {
+        name: "desk",
+        available: true,
+        priority: 0,
+    };
+    const PHONE: Resource<'_> = Resource {
+        name: "phone",
+        available: true,
+        priority: 5,
+    };
+    const SILENT: Resource<'_> = Resource {
+        name: "silent",
+        available: true,
+        priority: -1,
+    };
+    const HIDDEN: Resource<'_> = Resource {
+        name: "hidden",
+        available: false,
+        priority: 0,
+    };
 
     fn to(indices: &[usize]) -> Decision {
         Decision::Deliver(indices.into())
@@ -210,7 +229,12 @@ mod tests {
         assert_all(&kinds, None, &all, &to(&[0, 3]));
         assert_all(&kinds, None, &[DESK], &to(&[0]));
         assert_all(&[Kind::Message(Groupchat)], None, &all, &BOUNCE);
-        assert_all(&[Kind::Message(MessageType::Error)], None, &all, &Decision::Ignore);
+        assert_all(
+            &[Kind::Message(MessageType::Error)],
+            None,
+            &all,
+            &Decision::Ignore,
+        );
     }
 
     /// RFC 6121 §8.5.2.1.1, §8.5.2.2.1
@@ -274,8 +298,7 @@ mod tests {
         for (index, name) in ["desk", "silent", "hidden"].into_iter().enumerate() {
             assert_all(&kinds, Some(name), &[DESK, SILENT, HIDDEN], &to(&[index]));
         }
-        let handled =
-            [Subscribe, Subscribed, Unsubscribe, Unsubscribed, Probe].map(Kind::Presence);
+        let handled = [Subscribe, Subscribed, Unsubscribe, Unsubscribed, Probe].map(Kind::Presence);
         assert_all(&handled, Some("desk"), &[DESK], &Decision::HandleByServer);
     }
 
@@ -284,7 +307,12 @@ mod tests {
     fn only_chat_messages_go_to_other_resources_than_the_addressed_one() {
         let all = [DESK, SILENT, PHONE];
         assert_all(&[Kind::Message(Chat)], Some("gone"), &all, &to(&[0, 2]));
-        assert_all(&[Kind::Message(Chat)], Some("gone"), &[SILENT], &Decision::Store);
+        assert_all(
+            &[Kind::Message(Chat)],
+            Some("gone"),
+            &[SILENT],
+            &Decision::Store,
+        );
         assert_all(&[Kind::Message(Chat)], Some("gone"), &[], &Decision::Store);
         for resources in [&all[..], &[]] {
             let bounced = [Normal, Groupchat].map(Kind::Message);
@@ -344,6 +372,9 @@ mod tests {
             assert_eq!(no_such_account(kind), Decision::Ignore, "{kind:?}");
         }
         let empty: SmallVec<[usize; 4]> = smallvec![];
-        assert_ne!(decide(Kind::Message(Chat), None, &[]), Decision::Deliver(empty));
+        assert_ne!(
+            decide(Kind::Message(Chat), None, &[]),
+            Decision::Deliver(empty)
+        );
     }
 }

@@ -48,7 +48,9 @@ pub fn is_stored(stanza: &Stanza) -> bool {
     if children.iter().any(|child| child.is("no-store", NS_HINTS)) {
         return false;
     }
-    children.iter().any(|child| child.is("store", NS_HINTS) || is_content(child))
+    children
+        .iter()
+        .any(|child| child.is("store", NS_HINTS) || is_content(child))
 }
 
 /// Whether a child is worth reading later.
@@ -95,7 +97,10 @@ mod tests {
     fn chat_and_normal_messages_are_stored() {
         assert!(is_stored(&message("chat", BODY)));
         assert!(is_stored(&message("normal", BODY)));
-        assert!(is_stored(&message("whatever", BODY)), "an unknown type is normal");
+        assert!(
+            is_stored(&message("whatever", BODY)),
+            "an unknown type is normal"
+        );
         for kind in ["groupchat", "headline", "error"] {
             assert!(!is_stored(&message(kind, BODY)), "{kind}");
             assert!(!is_stored(&message(kind, &hint("store"))), "{kind}");
@@ -114,9 +119,11 @@ mod tests {
     #[test]
     fn that_somebody_is_typing_is_not_stored() {
         let id = "<origin-id xmlns='urn:xmpp:sid:0' id='1'/>";
-        for payload in
-            [COMPOSING.to_owned(), format!("{COMPOSING}<thread>1</thread>{id}"), String::new()]
-        {
+        for payload in [
+            COMPOSING.to_owned(),
+            format!("{COMPOSING}<thread>1</thread>{id}"),
+            String::new(),
+        ] {
             assert!(!is_stored(&message("chat", &payload)), "{payload}");
             assert!(!is_stored(&message("normal", &payload)), "{payload}");
         }
@@ -126,10 +133,22 @@ mod tests {
     /// XEP-0334 §4
     #[test]
     fn hints_are_heeded() {
-        assert!(!is_stored(&message("chat", &format!("{BODY}{}", hint("no-store")))));
-        assert!(is_stored(&message("chat", &format!("{BODY}{}", hint("no-permanent-store")))));
-        assert!(is_stored(&message("chat", &format!("{BODY}{}", hint("no-copy")))));
-        assert!(is_stored(&message("chat", &format!("{COMPOSING}{}", hint("store")))));
+        assert!(!is_stored(&message(
+            "chat",
+            &format!("{BODY}{}", hint("no-store"))
+        )));
+        assert!(is_stored(&message(
+            "chat",
+            &format!("{BODY}{}", hint("no-permanent-store"))
+        )));
+        assert!(is_stored(&message(
+            "chat",
+            &format!("{BODY}{}", hint("no-copy"))
+        )));
+        assert!(is_stored(&message(
+            "chat",
+            &format!("{COMPOSING}{}", hint("store"))
+        )));
         let both = format!("{BODY}{}{}", hint("store"), hint("no-store"));
         assert!(!is_stored(&message("chat", &both)));
         let not_a_hint = format!("{BODY}<no-store xmlns='urn:x'/>");
@@ -146,7 +165,11 @@ mod tests {
     #[test]
     fn a_late_message_says_since_when_it_waits() {
         let mut stanza = message("chat", BODY);
-        add_delay(&mut stanza, "localhost", UNIX_EPOCH + Duration::from_secs(1_031_699_305));
+        add_delay(
+            &mut stanza,
+            "localhost",
+            UNIX_EPOCH + Duration::from_secs(1_031_699_305),
+        );
         let delay = stanza.child("delay", NS_DELAY).unwrap();
         assert_eq!(delay.attr("from"), Some("localhost"));
         assert_eq!(delay.attr("stamp"), Some("2002-09-10T23:08:25Z"));

@@ -3,9 +3,9 @@
 //! The server keeps the keys of SCRAM (RFC 5802 §3) for both hash functions and nothing else; a
 //! password that arrives in clear (PLAIN, in-band registration) is checked against the same keys.
 //!
-//! **Preparation.** RFC 5802 §2.2 asks for SASLprep (RFC 4013), RFC 8265 §4 for the OpaqueString
+//! **Preparation.** RFC 5802 §2.2 asks for `SASLprep` (RFC 4013), RFC 8265 §4 for the `OpaqueString`
 //! profile. They agree on ASCII. What the client hashes itself must be what was hashed when the keys
-//! were made, and SCRAM clients use SASLprep, so that comes first. OpaqueString takes what SASLprep
+//! were made, and SCRAM clients use `SASLprep`, so that comes first. `OpaqueString` takes what `SASLprep`
 //! refuses: characters that Unicode 3.2 did not have, emoji among them.
 //!
 //! **Cost.** Deriving keys and checking a password each run PBKDF2: a millisecond or more per
@@ -118,12 +118,18 @@ impl Hash {
             Self::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
         };
         let mut salted = vec![0; self.len()];
-        pbkdf2::derive(algorithm, iterations, salt, password.as_bytes(), &mut salted);
+        pbkdf2::derive(
+            algorithm,
+            iterations,
+            salt,
+            password.as_bytes(),
+            &mut salted,
+        );
         salted
     }
 }
 
-/// Prepares a password: SASLprep, or else OpaqueString. ASCII stays as it is.
+/// Prepares a password: `SASLprep`, or else `OpaqueString`. ASCII stays as it is.
 ///
 /// # Errors
 /// If it is empty, too long, or holds what neither allows.
@@ -138,7 +144,11 @@ pub fn prepare(password: &str) -> Result<Cow<'_, str>, PasswordError> {
             _ => PasswordError::Forbidden,
         })?,
     };
-    if prepared.is_empty() { Err(PasswordError::Empty) } else { Ok(prepared) }
+    if prepared.is_empty() {
+        Err(PasswordError::Empty)
+    } else {
+        Ok(prepared)
+    }
 }
 
 /// Makes the keys to store for a new password. Runs PBKDF2 twice: see the head of this file.
@@ -223,7 +233,12 @@ mod tests {
     const ITERATIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
     fn credentials(password: &str) -> Credentials {
-        derive_credentials(&Password::new(password), [b"salt-one", b"salt-two"], ITERATIONS).unwrap()
+        derive_credentials(
+            &Password::new(password),
+            [b"salt-one", b"salt-two"],
+            ITERATIONS,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -242,7 +257,10 @@ mod tests {
         assert_eq!(credentials.scram_sha256.stored_key.len(), 32);
         let other =
             derive_credentials(&Password::new("secret"), [b"other", b"other"], ITERATIONS).unwrap();
-        assert_ne!(other.scram_sha256.stored_key, credentials.scram_sha256.stored_key);
+        assert_ne!(
+            other.scram_sha256.stored_key,
+            credentials.scram_sha256.stored_key
+        );
     }
 
     #[test]
@@ -265,11 +283,18 @@ mod tests {
         assert_eq!(prepare("a\u{a0}b").unwrap(), "a b");
         assert_eq!(prepare("e\u{301}").unwrap(), "\u{e9}");
         assert_eq!(prepare("Jack of \u{2666}s").unwrap(), "Jack of \u{2666}s");
-        assert_eq!(prepare("\u{1f511}").unwrap(), "\u{1f511}", "not in Unicode 3.2");
+        assert_eq!(
+            prepare("\u{1f511}").unwrap(),
+            "\u{1f511}",
+            "not in Unicode 3.2"
+        );
         assert_eq!(prepare(""), Err(PasswordError::Empty));
         assert_eq!(prepare("\u{ad}"), Err(PasswordError::Empty));
         assert_eq!(prepare("a\u{7}b"), Err(PasswordError::Forbidden));
-        assert_eq!(prepare(&"x".repeat(MAX_PASSWORD_LEN + 1)), Err(PasswordError::TooLong));
+        assert_eq!(
+            prepare(&"x".repeat(MAX_PASSWORD_LEN + 1)),
+            Err(PasswordError::TooLong)
+        );
     }
 
     #[test]
@@ -278,10 +303,19 @@ mod tests {
         let bob = BareJid::parse("bob@localhost").unwrap();
         let made = made_up(b"secret", &ann, ITERATIONS);
         assert_eq!(made, made_up(b"secret", &ann, ITERATIONS));
-        assert_ne!(made.scram_sha1.salt, made_up(b"secret", &bob, ITERATIONS).scram_sha1.salt);
-        assert_ne!(made.scram_sha1.salt, made_up(b"other", &ann, ITERATIONS).scram_sha1.salt);
+        assert_ne!(
+            made.scram_sha1.salt,
+            made_up(b"secret", &bob, ITERATIONS).scram_sha1.salt
+        );
+        assert_ne!(
+            made.scram_sha1.salt,
+            made_up(b"other", &ann, ITERATIONS).scram_sha1.salt
+        );
         assert_ne!(made.scram_sha1.salt, made.scram_sha256.salt);
-        for (hash, keys) in [(Hash::Sha1, &made.scram_sha1), (Hash::Sha256, &made.scram_sha256)] {
+        for (hash, keys) in [
+            (Hash::Sha1, &made.scram_sha1),
+            (Hash::Sha256, &made.scram_sha256),
+        ] {
             assert_eq!(keys.salt.len(), SALT_LEN);
             assert_eq!(keys.stored_key.len(), hash.len());
             assert_eq!(keys.server_key.len(), hash.len());

@@ -28,17 +28,20 @@ impl Plain {
     pub fn parse(message: &[u8], domain: &str) -> Result<Self, Failure> {
         let message = std::str::from_utf8(message).map_err(|_| Condition::MalformedRequest)?;
         let mut parts = message.split('\0');
-        let (Some(authzid), Some(authcid), Some(password), None) =
+        let (Some(authzid), Some(name), Some(password), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Condition::MalformedRequest.into());
         };
-        if authcid.is_empty() || authcid.len() > MAX_USERNAME_LEN || password.is_empty() {
+        if name.is_empty() || name.len() > MAX_USERNAME_LEN || password.is_empty() {
             return Err(Condition::MalformedRequest.into());
         }
-        let user = BareJid::new(Some(authcid), domain).map_err(|_| Condition::NotAuthorized)?;
+        let user = BareJid::new(Some(name), domain).map_err(|_| Condition::NotAuthorized)?;
         check_authzid(Some(authzid).filter(|authzid| !authzid.is_empty()), &user)?;
-        Ok(Self { user, password: Password::new(password) })
+        Ok(Self {
+            user,
+            password: Password::new(password),
+        })
     }
 }
 
@@ -52,23 +55,36 @@ mod tests {
             .map_err(|failure| failure.condition)
     }
 
-    fn ann() -> Result<(String, String), Condition> {
-        Ok(("ann@localhost".to_owned(), "secret".to_owned()))
+    fn ann() -> (String, String) {
+        ("ann@localhost".to_owned(), "secret".to_owned())
     }
 
     #[test]
     fn user_and_password_are_read() {
-        assert_eq!(parse(b"\0ann\0secret"), ann());
-        assert_eq!(parse(b"\0Ann\0secret"), ann());
-        assert_eq!(parse(b"ann@localhost\0ann\0secret"), ann());
-        assert_eq!(parse("\0ann\0 s,=\u{e4}".as_bytes()).unwrap().1, " s,=\u{e4}");
+        assert_eq!(parse(b"\0ann\0secret"), Ok(ann()));
+        assert_eq!(parse(b"\0Ann\0secret"), Ok(ann()));
+        assert_eq!(parse(b"ann@localhost\0ann\0secret"), Ok(ann()));
+        assert_eq!(
+            parse("\0ann\0 s,=\u{e4}".as_bytes()).unwrap().1,
+            " s,=\u{e4}"
+        );
     }
 
     #[test]
     fn a_foreign_authzid_is_refused() {
-        for authzid in ["bob@localhost", "ann", "ann@example.com", "ann@localhost/desk", "@"] {
+        for authzid in [
+            "bob@localhost",
+            "ann",
+            "ann@example.com",
+            "ann@localhost/desk",
+            "@",
+        ] {
             let message = format!("{authzid}\0ann\0secret");
-            assert_eq!(parse(message.as_bytes()), Err(Condition::InvalidAuthzid), "{authzid}");
+            assert_eq!(
+                parse(message.as_bytes()),
+                Err(Condition::InvalidAuthzid),
+                "{authzid}"
+            );
         }
     }
 
@@ -90,7 +106,10 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_localpart_is_nobodys() {
-        assert_eq!(parse(b"\0ann@localhost\0secret"), Err(Condition::NotAuthorized));
+        assert_eq!(
+            parse(b"\0ann@localhost\0secret"),
+            Err(Condition::NotAuthorized)
+        );
         assert_eq!(parse(b"\0a b\0secret"), Err(Condition::NotAuthorized));
     }
 }

@@ -17,8 +17,10 @@ pub const MAX_DIRECTED: usize = 1000;
 /// # Errors
 /// `bad-request` if there are several, or one that is no integer from -128 to 127.
 pub fn priority(presence: &Stanza) -> Result<i8, Condition> {
-    let mut priorities =
-        presence.children().iter().filter(|child| child.is("priority", ns::CLIENT));
+    let mut priorities = presence
+        .children()
+        .iter()
+        .filter(|child| child.is("priority", ns::CLIENT));
     let Some(priority) = priorities.next() else {
         return Ok(0);
     };
@@ -26,7 +28,11 @@ pub fn priority(presence: &Stanza) -> Result<i8, Condition> {
         return Err(Condition::BadRequest);
     }
     // xs:byte: white space around it and a sign are allowed.
-    priority.text().trim_matches([' ', '\t', '\r', '\n']).parse().map_err(|_| Condition::BadRequest)
+    priority
+        .text()
+        .trim_matches([' ', '\t', '\r', '\n'])
+        .parse()
+        .map_err(|_| Condition::BadRequest)
 }
 
 /// What a resource is available for (RFC 6121 §4.7.2.1).
@@ -58,7 +64,9 @@ pub fn show(presence: &Stanza) -> Option<Show> {
 pub fn broadcast_recipients<'a>(
     roster: impl IntoIterator<Item = &'a RosterItem>,
 ) -> impl Iterator<Item = &'a RosterItem> {
-    roster.into_iter().filter(|item| item.subscription.seen_by_contact())
+    roster
+        .into_iter()
+        .filter(|item| item.subscription.seen_by_contact())
 }
 
 /// Those whose presence a resource learns when it becomes available (RFC 6121 §4.2.2, §4.3.1): the
@@ -66,7 +74,9 @@ pub fn broadcast_recipients<'a>(
 pub fn probe_targets<'a>(
     roster: impl IntoIterator<Item = &'a RosterItem>,
 ) -> impl Iterator<Item = &'a RosterItem> {
-    roster.into_iter().filter(|item| item.subscription.sees_contact())
+    roster
+        .into_iter()
+        .filter(|item| item.subscription.sees_contact())
 }
 
 /// The subscription requests that wait for the user's answer, as standalone XML: delivered to each
@@ -74,7 +84,9 @@ pub fn probe_targets<'a>(
 pub fn pending_requests<'a>(
     roster: impl IntoIterator<Item = &'a RosterItem>,
 ) -> impl Iterator<Item = &'a str> {
-    roster.into_iter().filter_map(|item| item.pending_in.as_deref())
+    roster
+        .into_iter()
+        .filter_map(|item| item.pending_in.as_deref())
 }
 
 /// The answer to a presence probe.
@@ -128,7 +140,9 @@ impl DirectedPresence {
 
     /// Takes out those whom the user blocks now; they get unavailable presence (XEP-0191 §3.3).
     pub fn take_blocked(&mut self, is_blocked: impl Fn(&Jid) -> bool) -> Vec<Jid> {
-        let (blocked, kept) = std::mem::take(&mut self.0).into_iter().partition(|jid| is_blocked(jid));
+        let (blocked, kept) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|jid| is_blocked(jid));
         self.0 = kept;
         let blocked: BTreeSet<Jid> = blocked;
         blocked.into_iter().collect()
@@ -151,9 +165,12 @@ mod tests {
     use super::*;
 
     fn presence(children: &[(&str, &str)]) -> Stanza {
-        children.iter().fold(Stanza::presence(PresenceType::Available), |presence, (name, text)| {
-            presence.with_child(Element::new(name, ns::CLIENT).with_text(text))
-        })
+        children.iter().fold(
+            Stanza::presence(PresenceType::Available),
+            |presence, (name, text)| {
+                presence.with_child(Element::new(name, ns::CLIENT).with_text(text))
+            },
+        )
     }
 
     /// RFC 6121 §4.7.2.3
@@ -162,9 +179,14 @@ mod tests {
         let read = |text| priority(&presence(&[("priority", text)]));
         assert_eq!(priority(&presence(&[])), Ok(0));
         assert_eq!(priority(&presence(&[("show", "away")])), Ok(0));
-        for (text, value) in
-            [("0", 0), ("127", 127), ("-128", -128), ("+5", 5), (" 7\n", 7), ("007", 7)]
-        {
+        for (text, value) in [
+            ("0", 0),
+            ("127", 127),
+            ("-128", -128),
+            ("+5", 5),
+            (" 7\n", 7),
+            ("007", 7),
+        ] {
             assert_eq!(read(text), Ok(value), "{text}");
         }
         for bad in ["", " ", "128", "-129", "1.5", "x", "1 2", "--1", "\u{a0}1"] {
@@ -197,7 +219,10 @@ mod tests {
     }
 
     fn item(jid: &str, subscription: Subscription) -> RosterItem {
-        RosterItem { subscription, ..RosterItem::new(BareJid::parse(jid).unwrap()) }
+        RosterItem {
+            subscription,
+            ..RosterItem::new(BareJid::parse(jid).unwrap())
+        }
     }
 
     #[test]
@@ -213,9 +238,15 @@ mod tests {
         let names = |items: Vec<&RosterItem>| -> Vec<String> {
             items.iter().map(|item| item.jid.to_string()).collect()
         };
-        assert_eq!(names(broadcast_recipients(&roster).collect()), ["a@x", "c@x"]);
+        assert_eq!(
+            names(broadcast_recipients(&roster).collect()),
+            ["a@x", "c@x"]
+        );
         assert_eq!(names(probe_targets(&roster).collect()), ["b@x", "c@x"]);
-        assert_eq!(pending_requests(&roster).collect::<Vec<_>>(), ["<presence/>"]);
+        assert_eq!(
+            pending_requests(&roster).collect::<Vec<_>>(),
+            ["<presence/>"]
+        );
     }
 
     /// RFC 6121 §4.3.2
@@ -243,7 +274,10 @@ mod tests {
         assert!(directed.knows(&jid("bob@x/desk")));
         assert!(directed.knows(&jid("room@muc/ann")));
         assert!(!directed.knows(&jid("room@muc")) && !directed.knows(&jid("room@muc/eve")));
-        assert_eq!(directed.clone().into_recipients(), [jid("bob@x"), jid("room@muc/ann")]);
+        assert_eq!(
+            directed.clone().into_recipients(),
+            [jid("bob@x"), jid("room@muc/ann")]
+        );
         directed.sent_unavailable(&jid("bob@x"));
         assert_eq!(directed.into_recipients(), [jid("room@muc/ann")]);
     }
@@ -253,7 +287,10 @@ mod tests {
         let mut directed = DirectedPresence::default();
         directed.sent_available(&jid("bob@x/desk"));
         directed.sent_available(&jid("eve@x"));
-        assert_eq!(directed.take_blocked(|jid| jid.bare_str() == "bob@x"), [jid("bob@x/desk")]);
+        assert_eq!(
+            directed.take_blocked(|jid| jid.bare_str() == "bob@x"),
+            [jid("bob@x/desk")]
+        );
         assert_eq!(directed.into_recipients(), [jid("eve@x")]);
     }
 

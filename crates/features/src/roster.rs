@@ -37,7 +37,9 @@ impl RosterGet {
     /// `bad-request` for any other stanza.
     pub fn parse(iq: &Stanza) -> Result<Self, Condition> {
         let query = query(iq, IqType::Get)?;
-        Ok(Self { version: query.attr("ver").map(str::to_owned) })
+        Ok(Self {
+            version: query.attr("ver").map(str::to_owned),
+        })
     }
 
     /// Whether results and pushes for this client carry a version.
@@ -49,7 +51,10 @@ impl RosterGet {
     pub fn known_version(&self) -> Option<u64> {
         let version = self.version.as_deref()?;
         // As written, not as `parse` also takes it ("+7").
-        version.parse().ok().filter(|number: &u64| number.to_string() == version)
+        version
+            .parse()
+            .ok()
+            .filter(|number: &u64| number.to_string() == version)
     }
 
     /// The result with the whole roster (§2.1.4).
@@ -114,8 +119,9 @@ impl RosterSet {
     /// `jid-malformed`; `not-allowed` for the owner itself; `not-acceptable` for an empty group and
     /// for what is too long (§2.3.3).
     pub fn parse(iq: &Stanza, owner: &BareJid) -> Result<Self, Condition> {
-        let mut items =
-            query(iq, IqType::Set)?.children().filter(|child| child.is("item", ns::ROSTER));
+        let mut items = query(iq, IqType::Set)?
+            .children()
+            .filter(|child| child.is("item", ns::ROSTER));
         let (Some(item), None) = (items.next(), items.next()) else {
             return Err(Condition::BadRequest);
         };
@@ -135,7 +141,11 @@ impl RosterSet {
         if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
             return Err(Condition::NotAcceptable);
         }
-        Ok(Self::Update { jid, name: name.map(str::to_owned), groups: groups(item)? })
+        Ok(Self::Update {
+            jid,
+            name: name.map(str::to_owned),
+            groups: groups(item)?,
+        })
     }
 
     /// The contact.
@@ -155,16 +165,30 @@ impl RosterSet {
     pub fn decide(&self, item: Option<&RosterItem>) -> Result<Outcome, Condition> {
         match self {
             Self::Update { jid, name, groups } => {
-                let mut after = item.cloned().unwrap_or_else(|| RosterItem::new(jid.clone()));
+                let mut after = item
+                    .cloned()
+                    .unwrap_or_else(|| RosterItem::new(jid.clone()));
                 after.name.clone_from(name);
                 after.groups.clone_from(groups);
                 list(&mut after);
-                let change = if item == Some(&after) { Change::Keep } else { Change::Put(after) };
-                Ok(Outcome { change, farewell: None })
+                let change = if item == Some(&after) {
+                    Change::Keep
+                } else {
+                    Change::Put(after)
+                };
+                Ok(Outcome {
+                    change,
+                    farewell: None,
+                })
             }
             Self::Remove { .. } => {
-                let item = item.filter(|item| is_listed(item)).ok_or(Condition::ItemNotFound)?;
-                Ok(Outcome { change: Change::Remove, farewell: Some(farewell(item)) })
+                let item = item
+                    .filter(|item| is_listed(item))
+                    .ok_or(Condition::ItemNotFound)?;
+                Ok(Outcome {
+                    change: Change::Remove,
+                    farewell: Some(farewell(item)),
+                })
             }
         }
     }
@@ -190,7 +214,9 @@ pub fn push(
     if let Some(version) = version {
         query.set_attr("ver", version.to_string());
     }
-    Stanza::iq(IqType::Set, id).with_to(to.clone().into()).with_child(query.with_child(item))
+    Stanza::iq(IqType::Set, id)
+        .with_to(to.clone())
+        .with_child(query.with_child(item))
 }
 
 /// `<item/>` as the user sees it (§2.1.2).
@@ -216,13 +242,18 @@ fn query(iq: &Stanza, kind: IqType) -> Result<&Element, Condition> {
     if iq.kind != Kind::Iq(kind) {
         return Err(Condition::BadRequest);
     }
-    iq.payload().filter(|payload| payload.is("query", ns::ROSTER)).ok_or(Condition::BadRequest)
+    iq.payload()
+        .filter(|payload| payload.is("query", ns::ROSTER))
+        .ok_or(Condition::BadRequest)
 }
 
 /// The groups of an item, in the client's order.
 fn groups(item: &Element) -> Result<Vec<String>, Condition> {
     let mut groups: Vec<String> = Vec::new();
-    for group in item.children().filter(|child| child.is("group", ns::ROSTER)) {
+    for group in item
+        .children()
+        .filter(|child| child.is("group", ns::ROSTER))
+    {
         let group = group.text();
         if group.is_empty() || group.len() > MAX_GROUP_BYTES || groups.len() == MAX_GROUPS {
             return Err(Condition::NotAcceptable);
@@ -253,11 +284,18 @@ mod tests {
     }
 
     fn set(items: &str) -> Result<RosterSet, Condition> {
-        RosterSet::parse(&iq("set", &format!("{QUERY}{items}</query>")), &bare("ann@localhost"))
+        RosterSet::parse(
+            &iq("set", &format!("{QUERY}{items}</query>")),
+            &bare("ann@localhost"),
+        )
     }
 
     fn get(attributes: &str) -> RosterGet {
-        RosterGet::parse(&iq("get", &format!("<query xmlns='jabber:iq:roster'{attributes}/>"))).unwrap()
+        RosterGet::parse(&iq(
+            "get",
+            &format!("<query xmlns='jabber:iq:roster'{attributes}/>"),
+        ))
+        .unwrap()
     }
 
     fn update(name: Option<&str>, groups: &[&str]) -> RosterSet {
@@ -277,7 +315,10 @@ mod tests {
     fn an_item_is_read() {
         let item = "<item jid='Bob@localhost' name='Bob'><group>a</group><group>b</group></item>";
         assert_eq!(set(item), Ok(update(Some("Bob"), &["a", "b"])));
-        assert_eq!(set("<item jid='bob@localhost' name=''/>"), Ok(update(None, &[])));
+        assert_eq!(
+            set("<item jid='bob@localhost' name=''/>"),
+            Ok(update(None, &[]))
+        );
         let domain = set("<item jid='conference.localhost'/>").unwrap();
         assert_eq!(domain.jid(), &bare("conference.localhost"));
     }
@@ -292,41 +333,68 @@ mod tests {
             assert_eq!(set(&item), Ok(update(None, &[])), "{value}");
         }
         let outcome = update(None, &[]).decide(None).unwrap();
-        assert_eq!(outcome.change, Change::Put(RosterItem::new(bare("bob@localhost"))));
+        assert_eq!(
+            outcome.change,
+            Change::Put(RosterItem::new(bare("bob@localhost")))
+        );
     }
 
     #[test]
     fn a_removal_is_read() {
         let removal = set("<item jid='bob@localhost' subscription='remove' name='x'/>");
-        assert_eq!(removal, Ok(RosterSet::Remove { jid: bare("bob@localhost") }));
+        assert_eq!(
+            removal,
+            Ok(RosterSet::Remove {
+                jid: bare("bob@localhost")
+            })
+        );
     }
 
     /// RFC 6121 §2.3.3
     #[test]
     fn bad_sets_are_refused() {
         let long = "x".repeat(MAX_NAME_BYTES + 1);
-        let many: String = (0..=MAX_GROUPS).map(|n| format!("<group>{n}</group>")).collect();
+        let many = (0..=MAX_GROUPS).map(|n| n.to_string()).collect::<Vec<_>>();
+        let many = format!("<group>{}</group>", many.join("</group><group>"));
         for (items, condition) in [
             ("", Condition::BadRequest),
-            ("<item jid='bob@localhost'/><item jid='eve@localhost'/>", Condition::BadRequest),
+            (
+                "<item jid='bob@localhost'/><item jid='eve@localhost'/>",
+                Condition::BadRequest,
+            ),
             ("<item name='Bob'/>", Condition::BadRequest),
             ("<item jid='bob@localhost/desk'/>", Condition::BadRequest),
             ("<item jid='@localhost'/>", Condition::JidMalformed),
             ("<item jid=''/>", Condition::JidMalformed),
             ("<item jid='ann@localhost'/>", Condition::NotAllowed),
-            ("<item jid='ann@localhost' subscription='remove'/>", Condition::NotAllowed),
+            (
+                "<item jid='ann@localhost' subscription='remove'/>",
+                Condition::NotAllowed,
+            ),
             (
                 "<item jid='bob@localhost'><group>a</group><group>a</group></item>",
                 Condition::BadRequest,
             ),
-            ("<item jid='bob@localhost'><group/></item>", Condition::NotAcceptable),
-            (&format!("<item jid='bob@localhost' name='{long}'/>"), Condition::NotAcceptable),
+            (
+                "<item jid='bob@localhost'><group/></item>",
+                Condition::NotAcceptable,
+            ),
+            (
+                &format!("<item jid='bob@localhost' name='{long}'/>"),
+                Condition::NotAcceptable,
+            ),
             (
                 &format!("<item jid='bob@localhost'><group>{long}</group></item>"),
                 Condition::NotAcceptable,
             ),
-            (&format!("<item jid='bob@localhost'>{many}</item>"), Condition::NotAcceptable),
-            ("<item xmlns='urn:x' jid='bob@localhost'/>", Condition::BadRequest),
+            (
+                &format!("<item jid='bob@localhost'>{many}</item>"),
+                Condition::NotAcceptable,
+            ),
+            (
+                "<item xmlns='urn:x' jid='bob@localhost'/>",
+                Condition::BadRequest,
+            ),
         ] {
             assert_eq!(set(items), Err(condition), "{items}");
         }
@@ -336,8 +404,14 @@ mod tests {
     fn other_stanzas_are_no_roster_requests() {
         let owner = bare("ann@localhost");
         let empty = "<query xmlns='jabber:iq:roster'/>";
-        assert_eq!(RosterSet::parse(&iq("get", empty), &owner), Err(Condition::BadRequest));
-        assert_eq!(RosterGet::parse(&iq("set", empty)), Err(Condition::BadRequest));
+        assert_eq!(
+            RosterSet::parse(&iq("get", empty), &owner),
+            Err(Condition::BadRequest)
+        );
+        assert_eq!(
+            RosterGet::parse(&iq("set", empty)),
+            Err(Condition::BadRequest)
+        );
         let other = iq("get", "<query xmlns='urn:x'/>");
         assert_eq!(RosterGet::parse(&other), Err(Condition::BadRequest));
     }
@@ -353,9 +427,21 @@ mod tests {
             ..RosterItem::new(bare("bob@localhost"))
         };
         let outcome = update(None, &["new"]).decide(Some(&before)).unwrap();
-        let expected = RosterItem { name: None, groups: vec!["new".to_owned()], ..before.clone() };
-        assert_eq!(outcome, Outcome { change: Change::Put(expected), farewell: None });
-        let same = update(Some("Bobby"), &["old"]).decide(Some(&before)).unwrap();
+        let expected = RosterItem {
+            name: None,
+            groups: vec!["new".to_owned()],
+            ..before.clone()
+        };
+        assert_eq!(
+            outcome,
+            Outcome {
+                change: Change::Put(expected),
+                farewell: None
+            }
+        );
+        let same = update(Some("Bobby"), &["old"])
+            .decide(Some(&before))
+            .unwrap();
         assert_eq!(same.change, Change::Keep);
     }
 
@@ -379,9 +465,13 @@ mod tests {
     /// RFC 6121 §2.5
     #[test]
     fn a_removal_ends_the_subscriptions() {
-        let remove = RosterSet::Remove { jid: bare("bob@localhost") };
-        let both =
-            RosterItem { subscription: Subscription::Both, ..RosterItem::new(bare("bob@localhost")) };
+        let remove = RosterSet::Remove {
+            jid: bare("bob@localhost"),
+        };
+        let both = RosterItem {
+            subscription: Subscription::Both,
+            ..RosterItem::new(bare("bob@localhost"))
+        };
         let outcome = remove.decide(Some(&both)).unwrap();
         assert_eq!(outcome.change, Change::Remove);
         let farewell = outcome.farewell.unwrap();
@@ -397,12 +487,19 @@ mod tests {
     /// RFC 6121 §2.6.2
     #[test]
     fn versions_are_read() {
-        assert_eq!((get("").uses_versions(), get("").known_version()), (false, None));
+        assert_eq!(
+            (get("").uses_versions(), get("").known_version()),
+            (false, None)
+        );
         let boot = get(" ver=''");
         assert_eq!((boot.uses_versions(), boot.known_version()), (true, None));
         assert_eq!(get(" ver='17'").known_version(), Some(17));
         for unknown in ["+17", "017", "-1", "x17", "99999999999999999999"] {
-            assert_eq!(get(&format!(" ver='{unknown}'")).known_version(), None, "{unknown}");
+            assert_eq!(
+                get(&format!(" ver='{unknown}'")).known_version(),
+                None,
+                "{unknown}"
+            );
         }
     }
 
@@ -417,7 +514,10 @@ mod tests {
             groups: vec!["a".to_owned(), "b".to_owned()],
             ..RosterItem::new(bare("bob@localhost"))
         };
-        let eve = RosterItem { ask: true, ..RosterItem::new(bare("eve@localhost")) };
+        let eve = RosterItem {
+            ask: true,
+            ..RosterItem::new(bare("eve@localhost"))
+        };
         let hidden = RosterItem {
             pending_in: Some("<presence/>".to_owned()),
             ..RosterItem::new(bare("mallory@localhost"))
@@ -429,9 +529,15 @@ mod tests {
         let result = get("").result(&request, 9, &items);
         assert_eq!(result.kind, Kind::Iq(IqType::Result));
         assert_eq!(result.id.as_deref(), Some("r1"));
-        assert_eq!(payload(&result), format!("<query xmlns='jabber:iq:roster'>{listed}"));
+        assert_eq!(
+            payload(&result),
+            format!("<query xmlns='jabber:iq:roster'>{listed}")
+        );
         let result = get(" ver=''").result(&request, 9, &items);
-        assert_eq!(payload(&result), format!("<query xmlns='jabber:iq:roster' ver='9'>{listed}"));
+        assert_eq!(
+            payload(&result),
+            format!("<query xmlns='jabber:iq:roster' ver='9'>{listed}")
+        );
     }
 
     /// RFC 6121 §2.6.3
@@ -439,7 +545,10 @@ mod tests {
     fn a_client_that_is_brought_up_to_date_gets_an_empty_result() {
         let request = iq("get", "<query xmlns='jabber:iq:roster' ver='8'/>");
         let result = get(" ver='8'").result_by_pushes(&request);
-        assert_eq!((result.kind, result.payload()), (Kind::Iq(IqType::Result), None));
+        assert_eq!(
+            (result.kind, result.payload()),
+            (Kind::Iq(IqType::Result), None)
+        );
     }
 
     /// RFC 6121 §2.1.6, §2.5.2

@@ -49,7 +49,9 @@ impl Mechanism {
 
     /// Reads a registered name; they are upper case (RFC 4422 §3.1).
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mechanism| mechanism.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|mechanism| mechanism.name() == name)
     }
 
     /// Whether the mechanism binds to the TLS channel.
@@ -123,9 +125,18 @@ impl Request {
         let text = element.text();
         match element.name() {
             "auth" => {
-                let mechanism = element.attr("mechanism").ok_or(Condition::InvalidMechanism)?;
-                let initial = if text.is_empty() { None } else { Some(decode(&text)?) };
-                Ok(Self::Auth { mechanism: mechanism.to_owned(), initial })
+                let mechanism = element
+                    .attr("mechanism")
+                    .ok_or(Condition::InvalidMechanism)?;
+                let initial = if text.is_empty() {
+                    None
+                } else {
+                    Some(decode(&text)?)
+                };
+                Ok(Self::Auth {
+                    mechanism: mechanism.to_owned(),
+                    initial,
+                })
             }
             "response" => Ok(Self::Response(decode(&text)?)),
             "abort" if text.is_empty() => Ok(Self::Abort),
@@ -158,7 +169,11 @@ pub fn success_element(data: &[u8]) -> Element {
 /// No content for no data: in both elements the two mean the same.
 fn with_data(name: &str, data: &[u8]) -> Element {
     let element = Element::new(name, ns::SASL);
-    if data.is_empty() { element } else { element.with_text(&STANDARD.encode(data)) }
+    if data.is_empty() {
+        element
+    } else {
+        element.with_text(&STANDARD.encode(data))
+    }
 }
 
 /// Base64 to the letter: padded, nothing outside of the alphabet, no stray bits (RFC 6120 §6.4.2,
@@ -167,7 +182,9 @@ fn decode(text: &str) -> Result<Vec<u8>, Failure> {
     if text == "=" {
         return Ok(Vec::new());
     }
-    STANDARD.decode(text).map_err(|_| Condition::IncorrectEncoding.into())
+    STANDARD
+        .decode(text)
+        .map_err(|_| Condition::IncorrectEncoding.into())
 }
 
 /// The conditions of RFC 6120 §6.5.
@@ -230,7 +247,10 @@ pub struct Failure {
 impl Failure {
     /// A failure with a text for people.
     pub fn with_text(condition: Condition, text: &'static str) -> Self {
-        Self { condition, text: Some(text) }
+        Self {
+            condition,
+            text: Some(text),
+        }
     }
 
     /// `<failure/>` (RFC 6120 §6.4.5).
@@ -240,7 +260,9 @@ impl Failure {
         match self.text {
             None => failure,
             Some(text) => failure.with_child(
-                Element::new("text", ns::SASL).with_attr("xml:lang", "en").with_text(text),
+                Element::new("text", ns::SASL)
+                    .with_attr("xml:lang", "en")
+                    .with_text(text),
             ),
         }
     }
@@ -248,7 +270,10 @@ impl Failure {
 
 impl From<Condition> for Failure {
     fn from(condition: Condition) -> Self {
-        Self { condition, text: None }
+        Self {
+            condition,
+            text: None,
+        }
     }
 }
 
@@ -257,7 +282,8 @@ mod tests {
     use super::*;
 
     fn parse(xml: &str) -> Result<Request, Condition> {
-        Request::parse(&Element::parse(xml, ns::CLIENT).unwrap()).map_err(|failure| failure.condition)
+        Request::parse(&Element::parse(xml, ns::CLIENT).unwrap())
+            .map_err(|failure| failure.condition)
     }
 
     fn sasl(name: &str, rest: &str) -> String {
@@ -281,7 +307,11 @@ mod tests {
         assert_eq!(offered(false, true, &all), [ScramSha256, ScramSha1]);
         assert_eq!(offered(true, false, &all), [ScramSha256, ScramSha1, Plain]);
         assert_eq!(
-            offered(true, true, &[Plain, ScramSha1, ScramSha1Plus, ScramSha256Plus]),
+            offered(
+                true,
+                true,
+                &[Plain, ScramSha1, ScramSha1Plus, ScramSha256Plus]
+            ),
             [ScramSha256Plus, ScramSha1Plus, ScramSha1, Plain]
         );
         assert_eq!(offered(true, true, &[]), []);
@@ -299,23 +329,42 @@ mod tests {
     /// RFC 6120 §6.4.2: no data is not the same as empty data.
     #[test]
     fn an_initial_response_may_be_absent_or_empty() {
-        let auth = |initial| Ok(Request::Auth { mechanism: "PLAIN".to_owned(), initial });
+        let auth = |initial| {
+            Ok(Request::Auth {
+                mechanism: "PLAIN".to_owned(),
+                initial,
+            })
+        };
         assert_eq!(parse(&sasl("auth", " mechanism='PLAIN'>")), auth(None));
-        assert_eq!(parse(&sasl("auth", " mechanism='PLAIN'>=")), auth(Some(vec![])));
-        assert_eq!(parse(&sasl("auth", " mechanism='PLAIN'>AGE=")), auth(Some(vec![0, b'a'])));
+        assert_eq!(
+            parse(&sasl("auth", " mechanism='PLAIN'>=")),
+            auth(Some(vec![]))
+        );
+        assert_eq!(
+            parse(&sasl("auth", " mechanism='PLAIN'>AGE=")),
+            auth(Some(vec![0, b'a']))
+        );
     }
 
     #[test]
     fn responses_and_aborts_are_read() {
         assert_eq!(parse(&sasl("response", ">")), Ok(Request::Response(vec![])));
-        assert_eq!(parse(&sasl("response", ">=")), Ok(Request::Response(vec![])));
-        assert_eq!(parse(&sasl("response", ">YQ==")), Ok(Request::Response(vec![b'a'])));
+        assert_eq!(
+            parse(&sasl("response", ">=")),
+            Ok(Request::Response(vec![]))
+        );
+        assert_eq!(
+            parse(&sasl("response", ">YQ==")),
+            Ok(Request::Response(vec![b'a']))
+        );
         assert_eq!(parse(&sasl("abort", ">")), Ok(Request::Abort));
     }
 
     #[test]
     fn base64_is_taken_to_the_letter() {
-        for bad in ["YQ", "YQ=", " YQ==", "YQ==\n", "Y Q==", "YR==", "Y*==", "====", "YQ==YQ==", "_-=="] {
+        for bad in [
+            "YQ", "YQ=", " YQ==", "YQ==\n", "Y Q==", "YR==", "Y*==", "====", "YQ==YQ==", "_-==",
+        ] {
             let response = parse(&sasl("response", &format!(">{bad}")));
             assert_eq!(response, Err(Condition::IncorrectEncoding), "{bad}");
             let auth = parse(&sasl("auth", &format!(" mechanism='PLAIN'>{bad}")));
@@ -347,11 +396,15 @@ mod tests {
             "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
         );
         assert_eq!(
-            Failure::from(Condition::NotAuthorized).to_element().to_xml(ns::CLIENT),
+            Failure::from(Condition::NotAuthorized)
+                .to_element()
+                .to_xml(ns::CLIENT),
             "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
         );
         assert_eq!(
-            Failure::with_text(Condition::MalformedRequest, "why").to_element().to_xml(ns::CLIENT),
+            Failure::with_text(Condition::MalformedRequest, "why")
+                .to_element()
+                .to_xml(ns::CLIENT),
             "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><malformed-request/>\
              <text xml:lang='en'>why</text></failure>"
         );

@@ -62,9 +62,10 @@ impl Exchange {
     /// any other that is not in `offered`.
     pub fn start(name: &str, offered: &[Mechanism], secure: bool) -> Result<Self, Failure> {
         match Mechanism::parse(name) {
-            Some(mechanism) if offered.contains(&mechanism) => {
-                Ok(Self { mechanism, phase: Phase::Fresh })
-            }
+            Some(mechanism) if offered.contains(&mechanism) => Ok(Self {
+                mechanism,
+                phase: Phase::Fresh,
+            }),
             Some(Mechanism::Plain) if !secure => Err(Condition::EncryptionRequired.into()),
             _ => Err(Condition::InvalidMechanism.into()),
         }
@@ -119,7 +120,10 @@ impl Exchange {
             }
             Phase::Challenged(scram) => {
                 let success = scram.finish(response)?;
-                Ok(Step::Success { user: success.user, data: success.server_final })
+                Ok(Step::Success {
+                    user: success.user,
+                    data: success.server_final,
+                })
             }
             Phase::LookingUp(_) | Phase::Over => Err(Condition::MalformedRequest.into()),
         }
@@ -148,7 +152,10 @@ mod tests {
     use super::*;
     use crate::password::made_up;
 
-    const NONE: Offer<'_> = Offer { plus: false, bindings: &[] };
+    const NONE: Offer<'_> = Offer {
+        plus: false,
+        bindings: &[],
+    };
 
     fn exchange(name: &str) -> Exchange {
         Exchange::start(name, &[Mechanism::ScramSha256, Mechanism::Plain], true).unwrap()
@@ -176,7 +183,13 @@ mod tests {
     fn plain_asks_for_the_password_to_be_checked() {
         let mut exchange = exchange("PLAIN");
         let step = exchange.initial(Some(b"\0ann\0secret"), "localhost", NONE, &[]);
-        assert_eq!(step, Ok(Step::Verify { user: ann(), password: Password::new("secret") }));
+        assert_eq!(
+            step,
+            Ok(Step::Verify {
+                user: ann(),
+                password: Password::new("secret")
+            })
+        );
         let again = exchange.respond(b"\0ann\0secret", "localhost", NONE, &[]);
         assert_eq!(again, Err(Condition::MalformedRequest.into()));
     }
@@ -196,11 +209,17 @@ mod tests {
         let step = exchange.initial(Some(b"n,,n=ann,r=abc"), "localhost", NONE, &[0; 18]);
         assert_eq!(step, Ok(Step::LookUp(ann())));
         let keys = made_up(b"secret", &ann(), NonZeroU32::MIN);
-        assert!(matches!(exchange.credentials(&keys), Ok(Step::Challenge(data)) if !data.is_empty()));
+        assert!(
+            matches!(exchange.credentials(&keys), Ok(Step::Challenge(data)) if !data.is_empty())
+        );
         let step = exchange.respond(b"c=biws,r=x,p=AAAA", "localhost", NONE, &[]);
         assert_eq!(step.unwrap_err().condition, Condition::NotAuthorized);
         let step = exchange.respond(b"c=biws,r=x,p=AAAA", "localhost", NONE, &[]);
-        assert_eq!(step.unwrap_err().condition, Condition::MalformedRequest, "it is over");
+        assert_eq!(
+            step.unwrap_err().condition,
+            Condition::MalformedRequest,
+            "it is over"
+        );
     }
 
     #[test]
@@ -208,7 +227,13 @@ mod tests {
         let keys = made_up(b"secret", &ann(), NonZeroU32::MIN);
         assert!(exchange("SCRAM-SHA-256").credentials(&keys).is_err());
         let mut exchange = exchange("SCRAM-SHA-256");
-        exchange.initial(Some(b"n,,n=ann,r=abc"), "localhost", NONE, &[0; 18]).unwrap();
-        assert!(exchange.respond(b"n,,n=ann,r=abc", "localhost", NONE, &[0; 18]).is_err());
+        exchange
+            .initial(Some(b"n,,n=ann,r=abc"), "localhost", NONE, &[0; 18])
+            .unwrap();
+        assert!(
+            exchange
+                .respond(b"n,,n=ann,r=abc", "localhost", NONE, &[0; 18])
+                .is_err()
+        );
     }
 }

@@ -114,7 +114,13 @@ impl Scram {
         offer: Offer<'_>,
         nonce: &[u8],
     ) -> Result<Self, Failure> {
-        Self::start_with(mechanism, client_first, domain, offer, &STANDARD.encode(nonce))
+        Self::start_with(
+            mechanism,
+            client_first,
+            domain,
+            offer,
+            &STANDARD.encode(nonce),
+        )
     }
 
     fn start_with(
@@ -156,8 +162,12 @@ impl Scram {
     /// Makes `server-first-message` with the user's keys, real or made up.
     pub fn challenge(&mut self, credentials: &Credentials) -> Vec<u8> {
         let keys = self.hash.of(credentials);
-        let server_first =
-            format!("r={},s={},i={}", self.nonce, STANDARD.encode(&keys.salt), keys.iterations);
+        let server_first = format!(
+            "r={},s={},i={}",
+            self.nonce,
+            STANDARD.encode(&keys.salt),
+            keys.iterations
+        );
         let challenge = server_first.clone().into_bytes();
         self.keys = Some(Keys {
             stored_key: keys.stored_key.clone(),
@@ -179,17 +189,27 @@ impl Scram {
             return Err(Failure::with_text(Condition::NotAuthorized, "other-error"));
         }
         if !equal(&last.binding, &self.expected_binding) {
-            let text = if self.binds { "channel-bindings-dont-match" } else { "other-error" };
+            let text = if self.binds {
+                "channel-bindings-dont-match"
+            } else {
+                "other-error"
+            };
             return Err(Failure::with_text(Condition::NotAuthorized, text));
         }
-        let auth_message =
-            format!("{},{},{}", self.client_first_bare, keys.server_first, last.without_proof);
+        let auth_message = format!(
+            "{},{},{}",
+            self.client_first_bare, keys.server_first, last.without_proof
+        );
         let signature = self.hash.hmac(&keys.stored_key, auth_message.as_bytes());
         if last.proof.len() != self.hash.len() {
             return Err(Condition::NotAuthorized.into());
         }
-        let client_key: Vec<u8> =
-            last.proof.iter().zip(signature.as_ref()).map(|(proof, sign)| proof ^ sign).collect();
+        let client_key: Vec<u8> = last
+            .proof
+            .iter()
+            .zip(signature.as_ref())
+            .map(|(proof, sign)| proof ^ sign)
+            .collect();
         if !equal(self.hash.digest(&client_key).as_ref(), &keys.stored_key) {
             return Err(Condition::NotAuthorized.into());
         }
@@ -210,7 +230,11 @@ fn check_flag<'a>(
     let malformed = |text| Err(Failure::with_text(Condition::MalformedRequest, text));
     match flag {
         Flag::Binds(name) if mechanism.is_plus() => {
-            match offer.bindings.iter().find(|binding| binding.kind.name() == name) {
+            match offer
+                .bindings
+                .iter()
+                .find(|binding| binding.kind.name() == name)
+            {
                 Some(binding) => Ok(Some(&binding.data)),
                 None => malformed("unsupported-channel-binding-type"),
             }
@@ -287,7 +311,14 @@ impl<'a> ClientFirst<'a> {
         }
         attributes.try_for_each(check_extension)?;
         let gs2_header = &message[..message.len() - bare.len()];
-        Ok(Self { flag, authzid, gs2_header, bare, username, nonce })
+        Ok(Self {
+            flag,
+            authzid,
+            gs2_header,
+            bare,
+            username,
+            nonce,
+        })
     }
 }
 
@@ -308,7 +339,12 @@ impl<'a> ClientFinal<'a> {
         let binding = attribute(attributes.next(), 'c')?;
         let nonce = attribute(attributes.next(), 'r')?;
         attributes.try_for_each(check_extension)?;
-        Ok(Self { binding: base64(binding)?, nonce, without_proof, proof: base64(proof)? })
+        Ok(Self {
+            binding: base64(binding)?,
+            nonce,
+            without_proof,
+            proof: base64(proof)?,
+        })
     }
 }
 
@@ -332,12 +368,17 @@ fn base64(value: &str) -> Result<Vec<u8>, Failure> {
 fn attribute(part: Option<&str>, name: char) -> Result<&str, Failure> {
     let part = part.ok_or_else(malformed)?;
     refuse_mandatory(part)?;
-    part.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).ok_or_else(malformed)
+    part.strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('='))
+        .ok_or_else(malformed)
 }
 
 fn refuse_mandatory(part: &str) -> Result<(), Failure> {
     if part.starts_with("m=") {
-        return Err(Failure::with_text(Condition::MalformedRequest, "extensions-not-supported"));
+        return Err(Failure::with_text(
+            Condition::MalformedRequest,
+            "extensions-not-supported",
+        ));
     }
     Ok(())
 }
@@ -346,9 +387,15 @@ fn refuse_mandatory(part: &str) -> Result<(), Failure> {
 fn check_extension(part: &str) -> Result<(), Failure> {
     refuse_mandatory(part)?;
     let bytes = part.as_bytes();
-    let is_well_formed =
-        bytes.len() > 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b'=' && !bytes.contains(&0);
-    if is_well_formed { Ok(()) } else { Err(malformed()) }
+    let is_well_formed = bytes.len() > 2
+        && bytes[0].is_ascii_alphabetic()
+        && bytes[1] == b'='
+        && !bytes.contains(&0);
+    if is_well_formed {
+        Ok(())
+    } else {
+        Err(malformed())
+    }
 }
 
 /// `saslname`: `=2C` is a comma, `=3D` an equals sign, and no other `=` may appear.
@@ -365,7 +412,11 @@ fn saslname(value: &str) -> Result<String, Failure> {
         name.push(character);
         name.push_str(rest);
     }
-    if name.is_empty() || name.contains('\0') { Err(invalid()) } else { Ok(name) }
+    if name.is_empty() || name.contains('\0') {
+        Err(invalid())
+    } else {
+        Ok(name)
+    }
 }
 
 /// `printable`: visible ASCII but the comma.
@@ -375,7 +426,10 @@ fn is_nonce(value: &str) -> bool {
 
 /// `cb-name`
 fn is_binding_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
 }
 
 #[cfg(test)]

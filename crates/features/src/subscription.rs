@@ -112,7 +112,9 @@ pub struct Inbound {
 ///
 /// `item`: the user's item for the contact.
 pub fn outbound(request: Request, contact: &BareJid, item: Option<&RosterItem>) -> Outbound {
-    let mut after = item.cloned().unwrap_or_else(|| RosterItem::new(contact.clone()));
+    let mut after = item
+        .cloned()
+        .unwrap_or_else(|| RosterItem::new(contact.clone()));
     let was_seen = after.subscription.seen_by_contact();
     let mut presence = Presence::Keep;
     let route = match request {
@@ -150,7 +152,12 @@ pub fn outbound(request: Request, contact: &BareJid, item: Option<&RosterItem>) 
         }
     };
     let (change, push) = conclude(item, after);
-    Outbound { change, push, route, presence }
+    Outbound {
+        change,
+        push,
+        route,
+        presence,
+    }
 }
 
 /// Decides about `stanza`, which `contact` sent to the user (Appendix A.3).
@@ -162,7 +169,9 @@ pub fn inbound(
     item: Option<&RosterItem>,
     stanza: &Stanza,
 ) -> Inbound {
-    let mut after = item.cloned().unwrap_or_else(|| RosterItem::new(contact.clone()));
+    let mut after = item
+        .cloned()
+        .unwrap_or_else(|| RosterItem::new(contact.clone()));
     let was_seen = after.subscription.seen_by_contact();
     let mut auto_reply = false;
     let mut presence = Presence::Keep;
@@ -206,7 +215,13 @@ pub fn inbound(
         }
     };
     let (change, push) = conclude(item, after);
-    Inbound { change, deliver, push, auto_reply, presence }
+    Inbound {
+        change,
+        deliver,
+        push,
+        auto_reply,
+        presence,
+    }
 }
 
 /// What a contact is told when the user removes it from the roster (§2.5.2). Sent in the order of
@@ -264,7 +279,11 @@ fn conclude(before: Option<&RosterItem>, mut after: RosterItem) -> (Change, bool
     }
     // What held a request only, or was never there, leaves nothing behind.
     if !was_listed && after.pending_in.is_none() && !has_marks(&after) {
-        let change = if before.is_some() { Change::Remove } else { Change::Keep };
+        let change = if before.is_some() {
+            Change::Remove
+        } else {
+            Change::Keep
+        };
         return (change, false);
     }
     let push = is_listed(&after)
@@ -281,28 +300,42 @@ fn visible(item: &RosterItem) -> (Subscription, bool, bool) {
 fn stored(stanza: &Stanza) -> String {
     let xml = stanza.to_xml();
     if xml.len() <= MAX_STORED_REQUEST_BYTES {
-        return xml;
+        xml
+    } else {
+        stanza.without_content().to_xml()
     }
-    let mut bare = Stanza::presence(PresenceType::Subscribe);
-    bare.from.clone_from(&stanza.from);
-    bare.to.clone_from(&stanza.to);
-    bare.to_xml()
 }
 
 fn seeing(subscription: Subscription) -> Subscription {
-    if subscription.seen_by_contact() { Subscription::Both } else { Subscription::To }
+    if subscription.seen_by_contact() {
+        Subscription::Both
+    } else {
+        Subscription::To
+    }
 }
 
 fn not_seeing(subscription: Subscription) -> Subscription {
-    if subscription.seen_by_contact() { Subscription::From } else { Subscription::None }
+    if subscription.seen_by_contact() {
+        Subscription::From
+    } else {
+        Subscription::None
+    }
 }
 
 fn seen(subscription: Subscription) -> Subscription {
-    if subscription.sees_contact() { Subscription::Both } else { Subscription::From }
+    if subscription.sees_contact() {
+        Subscription::Both
+    } else {
+        Subscription::From
+    }
 }
 
 fn unseen(subscription: Subscription) -> Subscription {
-    if subscription.sees_contact() { Subscription::To } else { Subscription::None }
+    if subscription.sees_contact() {
+        Subscription::To
+    } else {
+        Subscription::None
+    }
 }
 
 #[cfg(test)]

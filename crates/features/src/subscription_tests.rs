@@ -40,8 +40,8 @@ fn contact() -> BareJid {
 
 fn stanza(kind: PresenceType) -> Stanza {
     Stanza::presence(kind)
-        .with_from(contact().into())
-        .with_to(BareJid::parse("user@example.com").unwrap().into())
+        .with_from(contact())
+        .with_to(BareJid::parse("user@example.com").unwrap())
 }
 
 /// An item that the user put into the roster, in the given state.
@@ -90,7 +90,10 @@ fn after(before: &RosterItem, change: &Change) -> RosterItem {
         Change::Put(item) => item.clone(),
         Change::Remove => panic!("an item of the user went"),
     };
-    assert_eq!((&after.jid, &after.name, &after.groups), (&before.jid, &before.name, &before.groups));
+    assert_eq!(
+        (&after.jid, &after.name, &after.groups),
+        (&before.jid, &before.name, &before.groups)
+    );
     after
 }
 
@@ -103,7 +106,11 @@ fn check_outbound(request: Request, table: [(State, bool, State); 9]) {
         let after = after(&before, &decision.change);
         assert_eq!(state(&after), new, "{request:?} in {existing:?}");
         assert_eq!(decision.route, routed, "{request:?} in {existing:?}");
-        assert_eq!(decision.change == Change::Keep, before == after, "{request:?} in {existing:?}");
+        assert_eq!(
+            decision.change == Change::Keep,
+            before == after,
+            "{request:?} in {existing:?}"
+        );
         assert_eq!(
             decision.push,
             visible(&before) != visible(&after),
@@ -121,7 +128,11 @@ fn check_inbound(request: Request, kind: PresenceType, table: [(State, bool, Sta
         let after = after(&before, &decision.change);
         assert_eq!(state(&after), new, "{request:?} in {existing:?}");
         assert_eq!(decision.deliver, delivered, "{request:?} in {existing:?}");
-        assert_eq!(decision.change == Change::Keep, before == after, "{request:?} in {existing:?}");
+        assert_eq!(
+            decision.change == Change::Keep,
+            before == after,
+            "{request:?} in {existing:?}"
+        );
         assert_eq!(
             decision.push,
             visible(&before) != visible(&after),
@@ -283,16 +294,28 @@ fn appendix_a_3_4_inbound_unsubscribed() {
 fn an_approval_shows_presence_and_a_cancellation_ends_it() {
     for existing in STATES {
         let approval = outbound(Subscribed, &contact(), Some(&item(existing)));
-        let expected = if approval.route { Presence::SendAvailable } else { Presence::Keep };
+        let expected = if approval.route {
+            Presence::SendAvailable
+        } else {
+            Presence::Keep
+        };
         assert_eq!(approval.presence, expected, "{existing:?}");
 
         let seen = matches!(existing, From | FromPendingOut | Both);
-        let expected = if seen { Presence::SendUnavailable } else { Presence::Keep };
+        let expected = if seen {
+            Presence::SendUnavailable
+        } else {
+            Presence::Keep
+        };
         let cancellation = outbound(Unsubscribed, &contact(), Some(&item(existing)));
         assert_eq!(cancellation.presence, expected, "{existing:?}");
         for request in [Subscribe, Unsubscribe] {
             let decision = outbound(request, &contact(), Some(&item(existing)));
-            assert_eq!(decision.presence, Presence::Keep, "{request:?} in {existing:?}");
+            assert_eq!(
+                decision.presence,
+                Presence::Keep,
+                "{request:?} in {existing:?}"
+            );
         }
     }
 }
@@ -302,20 +325,39 @@ fn an_approval_shows_presence_and_a_cancellation_ends_it() {
 fn the_contact_sees_and_loses_presence_by_its_own_stanzas() {
     for existing in STATES {
         let seen = matches!(existing, From | FromPendingOut | Both);
-        let decide = |request, kind| inbound(request, &contact(), Some(&item(existing)), &stanza(kind));
+        let decide =
+            |request, kind| inbound(request, &contact(), Some(&item(existing)), &stanza(kind));
         let subscribe = decide(Subscribe, PresenceType::Subscribe);
         assert_eq!(subscribe.auto_reply, seen, "{existing:?}");
-        let expected = if seen { Presence::SendAvailable } else { Presence::Keep };
+        let expected = if seen {
+            Presence::SendAvailable
+        } else {
+            Presence::Keep
+        };
         assert_eq!(subscribe.presence, expected, "{existing:?}");
 
         let unsubscribe = decide(Unsubscribe, PresenceType::Unsubscribe);
-        let expected = if seen { Presence::SendUnavailable } else { Presence::Keep };
-        assert_eq!((unsubscribe.presence, unsubscribe.auto_reply), (expected, false), "{existing:?}");
+        let expected = if seen {
+            Presence::SendUnavailable
+        } else {
+            Presence::Keep
+        };
+        assert_eq!(
+            (unsubscribe.presence, unsubscribe.auto_reply),
+            (expected, false),
+            "{existing:?}"
+        );
 
         let subscribed = decide(Subscribed, PresenceType::Subscribed);
-        assert_eq!((subscribed.presence, subscribed.auto_reply), (Presence::Keep, false));
+        assert_eq!(
+            (subscribed.presence, subscribed.auto_reply),
+            (Presence::Keep, false)
+        );
         let unsubscribed = decide(Unsubscribed, PresenceType::Unsubscribed);
-        assert_eq!((unsubscribed.presence, unsubscribed.auto_reply), (Presence::Keep, false));
+        assert_eq!(
+            (unsubscribed.presence, unsubscribed.auto_reply),
+            (Presence::Keep, false)
+        );
     }
 }
 
@@ -323,7 +365,10 @@ fn the_contact_sees_and_loses_presence_by_its_own_stanzas() {
 #[test]
 fn a_subscription_request_creates_the_item() {
     let decision = outbound(Subscribe, &contact(), None);
-    let expected = RosterItem { ask: true, ..RosterItem::new(contact()) };
+    let expected = RosterItem {
+        ask: true,
+        ..RosterItem::new(contact())
+    };
     assert_eq!(decision.change, Change::Put(expected));
     assert!(decision.push && decision.route);
 }
@@ -332,7 +377,11 @@ fn a_subscription_request_creates_the_item() {
 fn other_stanzas_about_strangers_create_nothing() {
     for request in [Unsubscribe, Unsubscribed] {
         let decision = outbound(request, &contact(), None);
-        assert_eq!((decision.change, decision.push), (Change::Keep, false), "{request:?}");
+        assert_eq!(
+            (decision.change, decision.push),
+            (Change::Keep, false),
+            "{request:?}"
+        );
         assert_eq!(decision.route, request == Unsubscribe);
     }
     for (request, kind) in [
@@ -341,7 +390,11 @@ fn other_stanzas_about_strangers_create_nothing() {
         (Unsubscribed, PresenceType::Unsubscribed),
     ] {
         let decision = inbound(request, &contact(), None, &stanza(kind));
-        assert_eq!((decision.change, decision.deliver), (Change::Keep, false), "{request:?}");
+        assert_eq!(
+            (decision.change, decision.deliver),
+            (Change::Keep, false),
+            "{request:?}"
+        );
     }
 }
 
@@ -351,25 +404,47 @@ fn a_strangers_request_is_kept_and_not_listed() {
     let request = stanza(PresenceType::Subscribe);
     let decision = inbound(Subscribe, &contact(), None, &request);
     assert!(decision.deliver && !decision.push);
-    let Change::Put(kept) = decision.change else { panic!("nothing kept") };
+    let Change::Put(kept) = decision.change else {
+        panic!("nothing kept")
+    };
     assert!(!is_listed(&kept));
-    assert_eq!(Stanza::from_xml(&kept.pending_in.clone().unwrap()).unwrap().from, request.from);
+    assert_eq!(
+        Stanza::from_xml(&kept.pending_in.clone().unwrap())
+            .unwrap()
+            .from,
+        request.from
+    );
 
     // Refused: it goes without a trace; the contact is told.
     let refusal = outbound(Unsubscribed, &contact(), Some(&kept));
-    assert_eq!((refusal.change, refusal.push, refusal.route), (Change::Remove, false, true));
+    assert_eq!(
+        (refusal.change, refusal.push, refusal.route),
+        (Change::Remove, false, true)
+    );
     // Withdrawn by the contact: likewise; the user is told.
-    let withdrawal = inbound(Unsubscribe, &contact(), Some(&kept), &stanza(PresenceType::Unsubscribe));
-    assert_eq!((withdrawal.change, withdrawal.push), (Change::Remove, false));
+    let withdrawal = inbound(
+        Unsubscribe,
+        &contact(),
+        Some(&kept),
+        &stanza(PresenceType::Unsubscribe),
+    );
+    assert_eq!(
+        (withdrawal.change, withdrawal.push),
+        (Change::Remove, false)
+    );
     assert!(withdrawal.deliver);
     // Approved: now it is listed.
     let approval = outbound(Subscribed, &contact(), Some(&kept));
-    let Change::Put(item) = approval.change else { panic!("not approved") };
+    let Change::Put(item) = approval.change else {
+        panic!("not approved")
+    };
     assert!(approval.push && approval.route && is_listed(&item));
     assert_eq!(item.subscription, Subscription::From);
     // Asked back first: listed, and the request stays.
     let ask = outbound(Subscribe, &contact(), Some(&kept));
-    let Change::Put(item) = ask.change else { panic!("not asked") };
+    let Change::Put(item) = ask.change else {
+        panic!("not asked")
+    };
     assert!(ask.push && is_listed(&item) && item.pending_in.is_some());
 }
 
@@ -377,17 +452,36 @@ fn a_strangers_request_is_kept_and_not_listed() {
 #[test]
 fn a_request_does_not_hide_an_item_of_the_user() {
     let bare = RosterItem::new(contact());
-    let asked = inbound(Subscribe, &contact(), Some(&bare), &stanza(PresenceType::Subscribe));
-    let Change::Put(pending) = asked.change else { panic!("nothing kept") };
+    let asked = inbound(
+        Subscribe,
+        &contact(),
+        Some(&bare),
+        &stanza(PresenceType::Subscribe),
+    );
+    let Change::Put(pending) = asked.change else {
+        panic!("nothing kept")
+    };
     assert!(is_listed(&pending) && !asked.push);
     let refusal = outbound(Unsubscribed, &contact(), Some(&pending));
-    let Change::Put(refused) = refusal.change else { panic!("the item went") };
+    let Change::Put(refused) = refusal.change else {
+        panic!("the item went")
+    };
     assert!(is_listed(&refused) && !refusal.push);
 
     // Also when what marked it as the user's ends meanwhile.
-    let asking = RosterItem { ask: true, ..pending };
-    let refused = inbound(Unsubscribed, &contact(), Some(&asking), &stanza(PresenceType::Unsubscribed));
-    let Change::Put(item) = refused.change else { panic!("the item went") };
+    let asking = RosterItem {
+        ask: true,
+        ..pending
+    };
+    let refused = inbound(
+        Unsubscribed,
+        &contact(),
+        Some(&asking),
+        &stanza(PresenceType::Unsubscribed),
+    );
+    let Change::Put(item) = refused.change else {
+        panic!("the item went")
+    };
     assert!(is_listed(&item) && refused.push && refused.deliver);
 }
 
@@ -402,7 +496,10 @@ fn a_long_request_is_kept_without_its_content() {
     let kept = kept.pending_in.unwrap();
     assert!(kept.len() < 200);
     let kept = Stanza::from_xml(&kept).unwrap();
-    assert_eq!((&kept.from, &kept.to, kept.kind), (&request.from, &request.to, request.kind));
+    assert_eq!(
+        (&kept.from, &kept.to, kept.kind),
+        (&request.from, &request.to, request.kind)
+    );
 }
 
 /// RFC 6121 §3.4.2
@@ -413,16 +510,31 @@ fn a_contact_can_be_approved_before_it_asks() {
         let approval = outbound(Subscribed, &contact(), before.as_ref());
         assert!(approval.push && !approval.route, "{existing:?}");
         assert_eq!(approval.presence, Presence::Keep);
-        let Change::Put(approved) = approval.change else { panic!("not approved: {existing:?}") };
+        let Change::Put(approved) = approval.change else {
+            panic!("not approved: {existing:?}")
+        };
         assert!(approved.approved && is_listed(&approved));
 
         let again = outbound(Subscribed, &contact(), Some(&approved));
-        assert_eq!((again.change, again.push, again.route), (Change::Keep, false, false));
+        assert_eq!(
+            (again.change, again.push, again.route),
+            (Change::Keep, false, false)
+        );
 
-        let asked = inbound(Subscribe, &contact(), Some(&approved), &stanza(PresenceType::Subscribe));
-        assert!(asked.auto_reply && asked.push && !asked.deliver, "{existing:?}");
+        let asked = inbound(
+            Subscribe,
+            &contact(),
+            Some(&approved),
+            &stanza(PresenceType::Subscribe),
+        );
+        assert!(
+            asked.auto_reply && asked.push && !asked.deliver,
+            "{existing:?}"
+        );
         assert_eq!(asked.presence, Presence::SendAvailable);
-        let Change::Put(item) = asked.change else { panic!("not subscribed: {existing:?}") };
+        let Change::Put(item) = asked.change else {
+            panic!("not subscribed: {existing:?}")
+        };
         assert!(item.subscription.seen_by_contact() && item.pending_in.is_none());
         assert!(!item.approved, "an approval is used up");
     }
@@ -432,7 +544,10 @@ fn a_contact_can_be_approved_before_it_asks() {
 #[test]
 fn a_pre_approval_can_be_taken_back() {
     for existing in [None_, NonePendingOut, To] {
-        let before = RosterItem { approved: true, ..item(existing) };
+        let before = RosterItem {
+            approved: true,
+            ..item(existing)
+        };
         let decision = outbound(Unsubscribed, &contact(), Some(&before));
         assert!(decision.push && !decision.route, "{existing:?}");
         assert_eq!(decision.change, Change::Put(item(existing)));
@@ -443,7 +558,11 @@ fn a_pre_approval_can_be_taken_back() {
 fn a_contact_that_sees_presence_needs_no_pre_approval() {
     for existing in [From, FromPendingOut, Both] {
         let decision = outbound(Subscribed, &contact(), Some(&item(existing)));
-        assert_eq!((decision.change, decision.push), (Change::Keep, false), "{existing:?}");
+        assert_eq!(
+            (decision.change, decision.push),
+            (Change::Keep, false),
+            "{existing:?}"
+        );
     }
 }
 
@@ -452,7 +571,11 @@ fn a_contact_that_sees_presence_needs_no_pre_approval() {
 fn a_removed_contact_is_told_what_ends() {
     let told = |state| {
         let farewell = farewell(&item(state));
-        (farewell.unsubscribe, farewell.unavailable, farewell.unsubscribed)
+        (
+            farewell.unsubscribe,
+            farewell.unavailable,
+            farewell.unsubscribed,
+        )
     };
     assert_eq!(told(None_), (false, false, false));
     assert_eq!(told(NonePendingOut), (true, false, false));

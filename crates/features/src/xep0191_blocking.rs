@@ -46,7 +46,10 @@ impl Request {
     /// `bad-request` for a `<block/>` without items, an item without address, or any other payload;
     /// `jid-malformed`.
     pub fn parse(iq: &Stanza) -> Result<Self, Condition> {
-        let payload = iq.payload().filter(|p| p.ns() == NS).ok_or(Condition::BadRequest)?;
+        let payload = iq
+            .payload()
+            .filter(|p| p.ns() == NS)
+            .ok_or(Condition::BadRequest)?;
         match (iq.kind, payload.name()) {
             (Kind::Iq(IqType::Get), "blocklist") => Ok(Self::List),
             (Kind::Iq(IqType::Set), "block") => match items(payload)? {
@@ -70,7 +73,11 @@ impl Request {
             Self::Unblock(jids) => with_items("unblock", jids),
             Self::UnblockAll => Element::new("unblock", NS),
         };
-        Some(Stanza::iq(IqType::Set, id).with_to(to.clone().into()).with_child(change))
+        Some(
+            Stanza::iq(IqType::Set, id)
+                .with_to(to.clone())
+                .with_child(change),
+        )
     }
 }
 
@@ -159,7 +166,10 @@ pub fn presence_changes<'a>(
     after: &BlockList,
 ) -> Vec<Jid> {
     let mut changes = Vec::new();
-    for item in roster.into_iter().filter(|item| item.subscription.seen_by_contact()) {
+    for item in roster
+        .into_iter()
+        .filter(|item| item.subscription.seen_by_contact())
+    {
         let contact = Jid::from(&item.jid);
         let (was_blocked, is_blocked) = (before.blocks(&contact), after.blocks(&contact));
         if was_blocked != is_blocked {
@@ -167,7 +177,9 @@ pub fn presence_changes<'a>(
         } else if !is_blocked {
             let resources = before.0.symmetric_difference(&after.0);
             changes.extend(
-                resources.filter(|jid| !jid.is_bare() && item.jid == *jid.bare_str()).cloned(),
+                resources
+                    .filter(|jid| !jid.is_bare() && item.jid == *jid.bare_str())
+                    .cloned(),
             );
         }
     }
@@ -178,7 +190,7 @@ pub fn presence_changes<'a>(
 pub fn outgoing_error() -> StanzaError {
     let mut error = StanzaError::from(Condition::NotAcceptable);
     error.kind = ErrorType::Cancel;
-    error.app = Some(Element::new("blocked", NS_ERRORS));
+    error.app = Some(Box::new(Element::new("blocked", NS_ERRORS)));
     error
 }
 
@@ -199,7 +211,10 @@ pub fn incoming(kind: Kind) -> Incoming {
         | Kind::Message(MessageType::Error)
         | Kind::Iq(IqType::Result | IqType::Error) => Incoming::Drop,
         Kind::Message(
-            MessageType::Chat | MessageType::Groupchat | MessageType::Headline | MessageType::Normal,
+            MessageType::Chat
+            | MessageType::Groupchat
+            | MessageType::Headline
+            | MessageType::Normal,
         )
         | Kind::Iq(IqType::Get | IqType::Set) => Incoming::Bounce(Condition::ServiceUnavailable),
     }
@@ -230,7 +245,10 @@ mod tests {
     /// XEP-0191 §3.2 to §3.5
     #[test]
     fn commands_are_read() {
-        assert_eq!(parse("get", "<blocklist xmlns='urn:xmpp:blocking'/>"), Ok(Request::List));
+        assert_eq!(
+            parse("get", "<blocklist xmlns='urn:xmpp:blocking'/>"),
+            Ok(Request::List)
+        );
         assert_eq!(
             parse(
                 "set",
@@ -240,17 +258,31 @@ mod tests {
             Ok(Request::Block(vec![jid("eve@x"), jid("x.example/r")]))
         );
         assert_eq!(
-            parse("set", "<unblock xmlns='urn:xmpp:blocking'><item jid='eve@x/r'/></unblock>"),
+            parse(
+                "set",
+                "<unblock xmlns='urn:xmpp:blocking'><item jid='eve@x/r'/></unblock>"
+            ),
             Ok(Request::Unblock(vec![jid("eve@x/r")]))
         );
-        assert_eq!(parse("set", "<unblock xmlns='urn:xmpp:blocking'/>"), Ok(Request::UnblockAll));
+        assert_eq!(
+            parse("set", "<unblock xmlns='urn:xmpp:blocking'/>"),
+            Ok(Request::UnblockAll)
+        );
     }
 
     #[test]
     fn bad_commands_are_refused() {
         for (kind, payload, condition) in [
-            ("set", "<block xmlns='urn:xmpp:blocking'/>", Condition::BadRequest),
-            ("set", "<block xmlns='urn:xmpp:blocking'><item/></block>", Condition::BadRequest),
+            (
+                "set",
+                "<block xmlns='urn:xmpp:blocking'/>",
+                Condition::BadRequest,
+            ),
+            (
+                "set",
+                "<block xmlns='urn:xmpp:blocking'><item/></block>",
+                Condition::BadRequest,
+            ),
             (
                 "set",
                 "<block xmlns='urn:xmpp:blocking'><item xmlns='urn:x' jid='a@x'/></block>",
@@ -266,8 +298,16 @@ mod tests {
                 "<unblock xmlns='urn:xmpp:blocking'><item jid=''/></unblock>",
                 Condition::JidMalformed,
             ),
-            ("set", "<blocklist xmlns='urn:xmpp:blocking'/>", Condition::BadRequest),
-            ("get", "<block xmlns='urn:xmpp:blocking'><item jid='a@x'/></block>", Condition::BadRequest),
+            (
+                "set",
+                "<blocklist xmlns='urn:xmpp:blocking'/>",
+                Condition::BadRequest,
+            ),
+            (
+                "get",
+                "<block xmlns='urn:xmpp:blocking'><item jid='a@x'/></block>",
+                Condition::BadRequest,
+            ),
             ("get", "<blocklist xmlns='urn:x'/>", Condition::BadRequest),
         ] {
             assert_eq!(parse(kind, payload), Err(condition), "{kind} {payload}");
@@ -297,8 +337,14 @@ mod tests {
     #[test]
     fn requests_change_the_list() {
         let before = list(&["eve@x", "y"]);
-        assert_eq!(before.after(&Request::Block(vec![jid("a@x"), jid("y")])), list(&["a@x", "eve@x", "y"]));
-        assert_eq!(before.after(&Request::Unblock(vec![jid("y"), jid("z")])), list(&["eve@x"]));
+        assert_eq!(
+            before.after(&Request::Block(vec![jid("a@x"), jid("y")])),
+            list(&["a@x", "eve@x", "y"])
+        );
+        assert_eq!(
+            before.after(&Request::Unblock(vec![jid("y"), jid("z")])),
+            list(&["eve@x"])
+        );
         assert!(before.after(&Request::UnblockAll).is_empty());
         assert_eq!(before.after(&Request::List), before);
         assert_eq!(before.jids().count(), 2);
@@ -308,11 +354,19 @@ mod tests {
     fn the_result_lists_the_addresses() {
         let request = iq("get", "<blocklist xmlns='urn:xmpp:blocking'/>");
         assert_eq!(
-            list(&["y", "eve@x"]).result(&request).payload().unwrap().to_xml(ns::CLIENT),
+            list(&["y", "eve@x"])
+                .result(&request)
+                .payload()
+                .unwrap()
+                .to_xml(ns::CLIENT),
             "<blocklist xmlns='urn:xmpp:blocking'><item jid='eve@x'/><item jid='y'/></blocklist>"
         );
         assert_eq!(
-            list(&[]).result(&request).payload().unwrap().to_xml(ns::CLIENT),
+            list(&[])
+                .result(&request)
+                .payload()
+                .unwrap()
+                .to_xml(ns::CLIENT),
             "<blocklist xmlns='urn:xmpp:blocking'/>"
         );
     }
@@ -322,7 +376,10 @@ mod tests {
         let desk = FullJid::parse("ann@localhost/desk").unwrap();
         let pushed = |request: Request| {
             request.push("p1", &desk).map(|push| {
-                assert_eq!((push.kind, &push.to), (Kind::Iq(IqType::Set), &Some(desk.clone().into())));
+                assert_eq!(
+                    (push.kind, &push.to),
+                    (Kind::Iq(IqType::Set), &Some(desk.clone().into()))
+                );
                 push.payload().unwrap().to_xml(ns::CLIENT)
             })
         };
@@ -334,7 +391,10 @@ mod tests {
             pushed(Request::Unblock(vec![jid("eve@x")])).unwrap(),
             "<unblock xmlns='urn:xmpp:blocking'><item jid='eve@x'/></unblock>"
         );
-        assert_eq!(pushed(Request::UnblockAll).unwrap(), "<unblock xmlns='urn:xmpp:blocking'/>");
+        assert_eq!(
+            pushed(Request::UnblockAll).unwrap(),
+            "<unblock xmlns='urn:xmpp:blocking'/>"
+        );
         assert_eq!(pushed(Request::List), None);
     }
 
@@ -359,8 +419,15 @@ mod tests {
         };
         assert_eq!(changes(&[], &["x"]), ["from@x"]);
         assert_eq!(changes(&["x"], &[]), ["from@x"]);
-        assert_eq!(changes(&[], &["from@x", "both@y", "to@x"]), ["from@x", "both@y"]);
-        assert_eq!(changes(&["x"], &["x", "from@x"]), [""; 0], "blocked already");
+        assert_eq!(
+            changes(&[], &["from@x", "both@y", "to@x"]),
+            ["from@x", "both@y"]
+        );
+        assert_eq!(
+            changes(&["x"], &["x", "from@x"]),
+            [""; 0],
+            "blocked already"
+        );
         assert_eq!(changes(&[], &["both@y/desk", "to@x/desk"]), ["both@y/desk"]);
         assert_eq!(changes(&["both@y/desk"], &[]), ["both@y/desk"]);
         assert_eq!(changes(&["both@y/desk"], &["both@y"]), ["both@y"]);
@@ -370,8 +437,15 @@ mod tests {
     #[test]
     fn the_owner_is_told_that_it_blocks_the_addressee() {
         let error = outgoing_error();
-        assert_eq!((error.condition, error.kind), (Condition::NotAcceptable, ErrorType::Cancel));
-        assert!(error.app.is_some_and(|app| app.is("blocked", "urn:xmpp:blocking:errors")));
+        assert_eq!(
+            (error.condition, error.kind),
+            (Condition::NotAcceptable, ErrorType::Cancel)
+        );
+        assert!(
+            error
+                .app
+                .is_some_and(|app| app.is("blocked", "urn:xmpp:blocking:errors"))
+        );
     }
 
     #[test]
