@@ -57,8 +57,7 @@ pub const ALL: &[Feature] = &[
     Feature::rfc(6120, &[])
         .titled("XMPP: Core")
         .without("no server-to-server streams, no SASL EXTERNAL"),
-    Feature::rfc(6121, &[ns::ROSTER, ns::PRE_APPROVAL])
-        .titled("XMPP: Instant Messaging and Presence"),
+    Feature::rfc(6121, &[ns::ROSTER]).titled("XMPP: Instant Messaging and Presence"),
     Feature::rfc(7395, &[]).titled("XMPP Subprotocol for WebSocket"),
     Feature::rfc(7622, &[]).titled("XMPP: Address Format"),
     xep0012_last::FEATURE.titled("Last Activity"),
@@ -76,5 +75,8 @@ pub const ALL: &[Feature] = &[
     xep0199_ping::FEATURE.titled("XMPP Ping"),
     xep0202_time::FEATURE.titled("Entity Time"),
     offline::DELAY_FEATURE.titled("Delayed Delivery"),
+    Feature::partial(334, "1.0.0", &[])
+        .titled("Message Processing Hints")
+        .without("`store` and `no-store` decide about offline messages, the others pass through"),
     xep0440_channel_binding::FEATURE.titled("SASL Channel-Binding Type Capability"),
 ];

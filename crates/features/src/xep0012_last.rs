@@ -1,11 +1,13 @@
 //! XEP-0012 Last Activity, version 2.0.
 //!
 //! Supported: queries to an account's bare JID (§3) and to a served domain (§5). A query to a full
-//! JID (§4) is delivered to the client, which answers, after the same check of who may see presence.
+//! JID (§4) is delivered to the client, which answers; [`is_query`] is for finding those whose sender may
+//! not see the client's presence, which get `forbidden` instead.
 
 use std::time::Duration;
 
 use rookery_proto::error::Condition;
+use rookery_proto::stanza::{IqType, Kind, Stanza};
 use rookery_proto::xml::Element;
 
 use crate::feature::Feature;
@@ -30,6 +32,11 @@ pub enum Activity<'a> {
     },
     /// The account exists but was never online.
     Never,
+}
+
+/// Whether an IQ asks for the last activity of whoever it is addressed to (§2).
+pub fn is_query(iq: &Stanza) -> bool {
+    iq.kind == Kind::Iq(IqType::Get) && iq.has("query", NS)
 }
 
 /// Answers for a served domain with the time since its start (§5).
@@ -58,13 +65,13 @@ pub fn account(visible: bool, activity: Activity<'_>) -> Result<Element, Conditi
 
 /// The `<query/>` of a result, in whole seconds.
 fn last(duration: Duration) -> Element {
-    Element::new("query", NS).with_attr("seconds", &duration.as_secs().to_string())
+    Element::new("query", NS).with_attr("seconds", duration.as_secs().to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::element;
+    use crate::testing::{element, iq};
 
     const LEFT: Activity<'_> = Activity::Offline {
         since: Duration::from_millis(903_999),
@@ -110,6 +117,17 @@ mod tests {
     #[test]
     fn a_user_who_never_came_has_no_last_activity() {
         assert_eq!(account(true, Activity::Never), Err(Condition::ItemNotFound));
+    }
+
+    /// §2, §4
+    #[test]
+    fn a_query_is_recognized() {
+        assert!(is_query(&iq("get", "<query xmlns='jabber:iq:last'/>")));
+        assert!(!is_query(&iq(
+            "result",
+            "<query xmlns='jabber:iq:last' seconds='1'/>"
+        )));
+        assert!(!is_query(&iq("get", "<query xmlns='jabber:iq:version'/>")));
     }
 
     /// §5

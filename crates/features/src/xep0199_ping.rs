@@ -32,16 +32,16 @@ mod tests {
     /// §4.2
     #[test]
     fn a_ping_gets_an_empty_result() {
-        let ping = Stanza::from_xml(
+        let request = Stanza::from_xml(
             "<iq xmlns='jabber:client' from='juliet@capulet.lit/balcony' to='capulet.lit' \
              id='c2s1' type='get'><ping xmlns='urn:xmpp:ping'/></iq>",
         )
         .unwrap();
-        let pong = pong(&ping);
-        assert_eq!(pong.id.as_deref(), Some("c2s1"));
-        assert_eq!(pong.from, ping.to);
-        assert_eq!(pong.to, ping.from);
-        assert!(pong.payload().is_none());
+        let answer = pong(&request);
+        assert_eq!(answer.id.as_deref(), Some("c2s1"));
+        assert_eq!(answer.from, request.to);
+        assert_eq!(answer.to, request.from);
+        assert!(answer.payload().is_none());
     }
 
     /// §4.1

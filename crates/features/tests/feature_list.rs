@@ -19,22 +19,30 @@ fn xeps() -> impl Iterator<Item = (u16, &'static Feature)> {
 /// The files of XEPs, `xepNNNN_name.rs`: the number and the text.
 fn xep_files() -> Vec<(u16, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if let Some(number) = name.strip_prefix("xep").and_then(|rest| rest.get(..4)) {
-            files.push((
-                number.parse().unwrap(),
-                std::fs::read_to_string(&path).unwrap(),
-            ));
-        }
-    }
-    files
+    let number = |path: &Path| {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("xep")?
+            .get(..4)?
+            .parse::<u16>()
+            .ok()
+    };
+    let entries = std::fs::read_dir(directory).expect("the sources are there");
+    entries
+        .map(|entry| entry.expect("the directory can be read").path())
+        .filter_map(|path| Some((number(&path)?, path)))
+        .map(|(number, path)| {
+            (
+                number,
+                std::fs::read_to_string(path).expect("the file can be read"),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn the_header_of_each_file_states_number_title_and_version() {
+    assert!(xep_files().len() >= 11);
     for (number, text) in xep_files() {
         let (_, feature) = xeps()
             .find(|(listed, _)| *listed == number)
