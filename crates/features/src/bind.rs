@@ -12,7 +12,7 @@ use rookery_proto::ns;
 use rookery_proto::stanza::{IqType, Kind, Stanza};
 use rookery_proto::xml::Element;
 
-/// How many random bytes a generated resource is made of: enough that it cannot be guessed (§13.10.1).
+/// How many random bytes a generated resource is made of: enough that nobody guesses it.
 pub const RANDOM_BYTES: usize = 12;
 
 /// Why the server does not bind.
