@@ -1,8 +1,8 @@
 //! XEP-0012 Last Activity, version 2.0.
 //!
 //! Supported: queries to an account's bare JID (§3) and to a served domain (§5). A query to a full
-//! JID (§4) is delivered to the client, which answers; [`is_query`] is for finding those whose sender may
-//! not see the client's presence, which get `forbidden` instead.
+//! JID (§4) is delivered to the client, which answers; [`is_query`] is for finding those whose
+//! sender may not see the client's presence, which get `forbidden` instead.
 
 use std::time::Duration;
 
