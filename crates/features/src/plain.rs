@@ -112,4 +112,14 @@ mod tests {
         );
         assert_eq!(parse(b"\0a b\0secret"), Err(Condition::NotAuthorized));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_message_is_taken_or_refused(text in "\\PC{0,10}\0\\PC{0,10}\0\\PC{0,10}", bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+            if let Ok((_, password)) = parse(text.as_bytes()) {
+                proptest::prop_assert!(text.ends_with(&password));
+            }
+        }
+    }
 }

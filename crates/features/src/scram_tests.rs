@@ -543,3 +543,25 @@ fn empty_stored_keys_let_nobody_in() {
         Err(Condition::NotAuthorized.into())
     );
 }
+
+proptest::proptest! {
+    /// Whatever a stranger sends, it is answered; and a client that follows the rules gets in.
+    #[test]
+    fn any_message_is_taken_or_refused(first in ".{0,60}", last in ".{0,60}", bytes: Vec<u8>) {
+        for mechanism in &Mechanism::ALL[..4] {
+            let bindings = exporter();
+            for message in [first.as_bytes(), &bytes[..]] {
+                let _ = Scram::start(*mechanism, message, "localhost", offer(&bindings), &[0]);
+            }
+        }
+        let mut scram = start(Mechanism::ScramSha1, "n,,n=user,r=abc", Offer::default()).unwrap();
+        scram.challenge(&made_up(b"secret", &scram.user().clone(), NonZeroU32::MIN));
+        proptest::prop_assert!(scram.finish(last.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn any_user_name_survives_its_encoding(name in "[^\\x00]{1,20}") {
+        let encoded = name.replace('=', "=3D").replace(',', "=2C");
+        proptest::prop_assert_eq!(saslname(&encoded), Ok(name));
+    }
+}

@@ -108,7 +108,8 @@ pub struct Inbound {
     pub presence: Presence,
 }
 
-/// Decides about a stanza from the user to `contact` (Appendix A.2, §3.4.2).
+/// Decides about a stanza from the user to `contact` (Appendix A.2, §3.4.2), who is somebody else:
+/// nobody needs a subscription to their own presence.
 ///
 /// `item`: the user's item for the contact.
 pub fn outbound(request: Request, contact: &BareJid, item: Option<&RosterItem>) -> Outbound {

@@ -599,3 +599,100 @@ fn only_subscription_stanzas_are_requests() {
         assert_eq!(Request::of(other), Option::None);
     }
 }
+
+/// Two users of one server and all that they can do to each other, one thing after the other:
+/// whatever state they reach, both sides agree on it.
+#[test]
+fn both_sides_always_agree() {
+    type Side = Option<RosterItem>;
+
+    fn apply(side: &mut Side, change: Change) {
+        match change {
+            Change::Keep => {}
+            Change::Put(item) => *side = Some(item),
+            Change::Remove => *side = Option::None,
+        }
+    }
+
+    /// The stanza arrives at `to`; an automatic reply goes back.
+    fn arrive(request: Request, from: &mut Side, to: &mut Side) {
+        let decision = inbound(
+            request,
+            &contact(),
+            to.as_ref(),
+            &stanza(PresenceType::Subscribe),
+        );
+        apply(to, decision.change);
+        if decision.auto_reply {
+            arrive(Subscribed, to, from);
+        }
+    }
+
+    fn remove(from: &mut Side, to: &mut Side) {
+        let Some(item) = from.take_if(|item| is_listed(item)) else {
+            return;
+        };
+        let told = farewell(&item);
+        if told.unsubscribe {
+            arrive(Unsubscribe, from, to);
+        }
+        if told.unsubscribed {
+            arrive(Unsubscribed, from, to);
+        }
+    }
+
+    fn facts(side: &Side) -> (bool, bool, bool, bool) {
+        side.as_ref().map_or((false, false, false, false), |item| {
+            let subscription = item.subscription;
+            (
+                subscription.sees_contact(),
+                item.ask,
+                subscription.seen_by_contact(),
+                item.pending_in.is_some(),
+            )
+        })
+    }
+
+    let mut known: Vec<(Side, Side)> = vec![(Option::None, Option::None)];
+    let mut next = 0;
+    while let Some((ann, bob)) = known.get(next).cloned() {
+        next += 1;
+        let (sees, asks, is_seen, is_asked) = facts(&ann);
+        assert_eq!(
+            (seen, asked, sees, asks),
+            facts(&bob),
+            "{ann:?} and {bob:?}"
+        );
+        assert!(!(sees && asks), "{ann:?}");
+        assert!(!(is_seen && is_asked), "{ann:?}");
+        for swapped in [false, true] {
+            let sides = || {
+                if swapped {
+                    (bob.clone(), ann.clone())
+                } else {
+                    (ann.clone(), bob.clone())
+                }
+            };
+            let mut outcomes = Vec::new();
+            for request in [Subscribe, Subscribed, Unsubscribe, Unsubscribed] {
+                let (mut from, mut to) = sides();
+                let decision = outbound(request, &contact(), from.as_ref());
+                apply(&mut from, decision.change);
+                if decision.route {
+                    arrive(request, &mut from, &mut to);
+                }
+                outcomes.push((from, to));
+            }
+            let (mut from, mut to) = sides();
+            remove(&mut from, &mut to);
+            outcomes.push((from, to));
+            for (from, to) in outcomes {
+                let pair = if swapped { (to, from) } else { (from, to) };
+                if !known.contains(&pair) {
+                    known.push(pair);
+                }
+            }
+        }
+    }
+    assert!(known.len() > 50, "only {} pairs of states", known.len());
+}

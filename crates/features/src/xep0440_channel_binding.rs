@@ -1,7 +1,8 @@
 //! XEP-0440 SASL Channel-Binding Type Capability, version 1.0.0.
 //!
 //! Supported: the stream feature (§2), listing what the stream's TLS channel can be bound by.
-//! `tls-server-end-point`, which §3 asks of every server, is listed where the stream has its data.
+//! Not supported: `tls-server-end-point`, which §3 asks of every server, because streams provide the
+//! data of `tls-exporter` only; TLS 1.2 streams announce nothing.
 
 use rookery_proto::xml::Element;
 
@@ -9,7 +10,8 @@ use crate::feature::Feature;
 use crate::scram::ChannelBinding;
 
 /// Listed in the README. A stream feature, so service discovery does not announce it.
-pub const FEATURE: Feature = Feature::full(440, "1.0.0", &[]);
+pub const FEATURE: Feature =
+    Feature::partial(440, "1.0.0", &[]).without("`tls-exporter` on TLS 1.3 only");
 
 /// Namespace of every element in this file.
 pub const NS: &str = "urn:xmpp:sasl-cb:0";
