@@ -659,7 +659,7 @@ fn both_sides_always_agree() {
         next += 1;
         let (sees, asks, is_seen, is_asked) = facts(&ann);
         assert_eq!(
-            (seen, asked, sees, asks),
+            (is_seen, is_asked, sees, asks),
             facts(&bob),
             "{ann:?} and {bob:?}"
         );
