@@ -1,8 +1,13 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
+mod limits;
+mod rfc6120_11_xml;
 mod rfc6120_4_streams;
 mod rfc6120_5_starttls;
 mod rfc6120_6_sasl;
 mod rfc6120_7_binding;
 mod rfc6120_8_stanzas;
+mod rfc6121_2_roster;
+mod rfc6121_3_subscriptions;
+mod rfc6121_4_presence;
 mod xep0368_direct_tls;

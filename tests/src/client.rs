@@ -482,6 +482,19 @@ impl Client {
         self.ended = true;
     }
 
+    /// As [`Self::expect_stream_error`], where the server may have closed while we were still sending,
+    /// so that the connection is reset and the error lost on the way.
+    pub async fn expect_end_in(&mut self, condition: &str) {
+        self.ended = true;
+        match self.wire.next().await {
+            Event::Eof => {}
+            Event::Element(e) if e.child(condition, STREAM_ERRORS).is_some() => {
+                self.wire.expect_bytes_to_end().await;
+            }
+            other => panic!("{} expected {condition}, received {other:?}", self.jid),
+        }
+    }
+
     /// Logs out: ends the stream and checks that nothing was left to expect.
     pub async fn close(mut self) {
         if self.is_available() {
