@@ -65,6 +65,8 @@ pub struct Resource {
     pub priority: Cell<i8>,
     /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).
     pub wants_roster: Cell<bool>,
+    /// Whether roster pushes for it carry a version (§2.6).
+    pub uses_roster_versions: Cell<bool>,
     /// Whether the client asked for the block list, and so gets its pushes (XEP-0191 §3.3).
     pub wants_block_list: Cell<bool>,
     /// The session's number in the directory; 0 on a single node.

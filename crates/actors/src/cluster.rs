@@ -68,21 +68,10 @@ impl Cluster {
     }
 
     /// Sends a frame to all other nodes.
-    pub(crate) fn tell_all(&self, frame: Frame) {
-        let (directory, bus) = (Arc::clone(&self.directory), Arc::clone(&self.bus));
+    pub(crate) fn tell_all(&self, frame: &Frame) {
         let own = self.epoch();
-        actix_rt::spawn(async move {
-            match directory.nodes().await {
-                Ok(nodes) => {
-                    for node in nodes.iter().filter(|node| node.epoch != own) {
-                        if bus.send(node.epoch, frame.clone()).is_err() {
-                            metrics::MAILBOX_OVERFLOWS.with_label_values(&["bus"]).inc();
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the other nodes were not told"),
-            }
-        });
+        let nodes = self.directory.nodes();
+        self.tell(nodes.iter().map(|node| node.epoch).filter(|epoch| *epoch != own), &frame);
     }
 
     /// Tells the node that had a resource before that a newer session took it.
@@ -113,7 +102,7 @@ impl Cluster {
             sequence: resource.sequence.get(),
             priority: resource.priority.get(),
             available: presence.is_some(),
-            presence: presence.map(|stanza| stanza.to_xml()),
+            presence: presence.map(|stanza| stanza.to_xml().into()),
         };
         if let Err(error) = self.directory.update(&row).await {
             tracing::warn!(jid = %row.jid, %error, "the directory has an old presence");
@@ -264,8 +253,11 @@ fn remote(row: SessionRow) -> Remote {
 /// Starts the tasks that listen to the directory and to the bus, on the calling arbiter.
 pub(crate) fn start(node: &Arc<NodeShared>) {
     let Some(cluster) = &node.cluster else { return };
-    let mut events = cluster.directory.events();
-    let mut frames = cluster.bus.inbound();
+    let (Some(mut events), Some(mut frames)) = (cluster.directory.events(), cluster.bus.inbound())
+    else {
+        tracing::error!("the directory or the bus is used by another node of this process");
+        return;
+    };
     let for_events = Arc::clone(node);
     actix_rt::spawn(async move {
         while let Some(event) = events.recv().await {
@@ -304,6 +296,7 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
             tracing::warn!(node = %lost.name, epoch = %lost.epoch, "a node is gone");
             run_everywhere(node, move |shard| shard.cache.borrow_mut().forget_node(lost.epoch)).await;
         }
+        Event::Claimed { node: lost } => claim_inbox(node, cluster, lost),
         Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
         Event::DataLost => {
             tracing::warn!("the directory lost its data; sessions are published again");
@@ -324,23 +317,30 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
     }
 }
 
-/// This node clears up after a dead one: tells the contacts of its sessions, and routes again what
-/// was on its way to it.
+/// Routes again what was on its way to a node that died.
+fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo) {
+    let bus = Arc::clone(&cluster.bus);
+    let node = Arc::clone(node);
+    actix_rt::spawn(async move {
+        match bus.claim(lost.epoch).await {
+            Ok(frames) => route_again(&node, frames).await,
+            Err(error) => tracing::warn!(%error, "what was sent to a dead node is out of reach"),
+        }
+    });
+}
+
+/// Tells the contacts of a dead node's sessions that these are gone.
 fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<SessionRow>) {
     tracing::info!(node = %lost.name, sessions = rows.len(), "clearing up after a node");
-    let (directory, bus) = (Arc::clone(&cluster.directory), Arc::clone(&cluster.bus));
+    let directory = Arc::clone(&cluster.directory);
     let node = Arc::clone(node);
     actix_rt::spawn(async move {
         for row in rows.iter().filter(|row| row.available).cloned() {
             let index = node.shard_of(row.jid.bare_str());
             run(&node, index, move |shard| shard.session_lost(row.jid)).await;
         }
-        if let Err(error) = directory.collected(&lost, rows).await {
+        if let Err(error) = directory.collected(&lost, &rows).await {
             tracing::warn!(%error, "a dead node's sessions stayed in the directory");
-        }
-        match bus.claim(lost.epoch).await {
-            Ok(frames) => route_again(&node, frames).await,
-            Err(error) => tracing::warn!(%error, "what was sent to a dead node is not reachable"),
         }
     });
 }
@@ -500,7 +500,7 @@ impl Shard {
                     sequence: resource.sequence.get(),
                     priority: resource.priority.get(),
                     available: resource.is_available(),
-                    presence: resource.presence.borrow().as_ref().map(|p| p.to_xml()),
+                    presence: resource.presence.borrow().as_ref().map(|p| p.to_xml().into()),
                 })
                 .collect();
             match cluster.directory.republish(rows).await {

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use rookery_bus::Frame;
 use rookery_features::iq::{Addressee, Request};
 use rookery_features::{
     bind, password, xep0012_last, xep0030_disco, xep0049_private, xep0054_vcard, xep0077_register,
@@ -215,7 +216,7 @@ async fn last_activity(
         Addressee::Account(account) => account,
         _ => &session.account.jid,
     };
-    let online = *account == session.account.jid || session.shard.is_online(account).await?;
+    let online = *account == session.account.jid || session.shard.node().is_online(account).await?;
     let last = storage.last(account).await.map_err(|e| reply::storage_error(&e))?;
     let activity = match &last {
         _ if online => xep0012_last::Activity::Online,
@@ -249,7 +250,7 @@ async fn register(session: &Rc<Session>, stanza: &Stanza) -> Option<StreamError>
             node::end_sessions(node, &session.account.jid);
             if let Some(cluster) = &node.cluster {
                 let account = session.account.jid.clone();
-                cluster.tell_all(rookery_bus::Frame::AccountChanged { account, removed: true });
+                cluster.tell_all(&Frame::AccountChanged { account, removed: true });
             }
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
@@ -272,11 +273,14 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
     let policy = xep0077_register::Policy {
         registration: node.settings.auth.registration,
         account_changes: true,
+        // Who logs in without TLS can do so only where the operator switched it off.
+        channel_is_safe: true,
     };
     match xep0077_register::logged_in(stanza, account, policy)? {
         xep0077_register::LoggedIn::State => Ok(Done::Answer(xep0077_register::registered(account))),
         xep0077_register::LoggedIn::ChangePassword(password) => {
-            let credentials = node.derive_credentials(password.as_str().to_owned()).await?;
+            let password = password::Password::new(password.as_str());
+            let credentials = node.derive_credentials(password).await?;
             let known = node.storage.set_credentials(account, &credentials).await;
             if known.map_err(|e| reply::storage_error(&e))? {
                 Ok(Done::Changed)
@@ -285,7 +289,7 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
             }
         }
         xep0077_register::LoggedIn::Remove => {
-            session.shard.cancel_subscriptions(account).await?;
+            session.shard.cancel_subscriptions(&session.account).await?;
             node.storage.delete(account).await.map_err(|e| reply::storage_error(&e))?;
             Ok(Done::Removed)
         }

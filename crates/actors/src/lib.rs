@@ -1,6 +1,38 @@
-//! Placeholder.
+//! The actors: one per connection, per session and per account with sessions, and the routing
+//! between them.
+//!
+//! Owns sockets after they were accepted, streams up to a bound resource, delivery inside the node
+//! and to other nodes. It leaves the rules to `rookery-features`, what is kept to `rookery-storage`,
+//! where sessions are to `rookery-directory` and how frames travel to `rookery-bus`.
+//!
+//! The types to know:
+//!
+//! - [`Node`]: starts the arbiters, takes connections, stops.
+//! - [`connection::Connection`]: one transport stream.
+//! - [`user_session::UserSession`]: one bound resource; applies the rules to what its client sends.
+//! - [`presence_list::PresenceList`]: one account's roster and presence.
+//! - [`shard::Shard`]: what the actors of one arbiter share; [`router`] has the delivery rules.
+//!
+//! A message from one client to another on the same node: the sender's `Connection` frames and
+//! checks it, its `UserSession` stamps `from` and gives it to the `Shard` of the recipient's
+//! account, which pushes it into the [`outbox::Outbox`] of each resource that gets it; the
+//! recipient's `Connection` wakes and writes all that has gathered.
 
+pub mod account;
 pub mod admission;
+pub mod cluster;
 pub mod connection;
+pub mod dispatch;
+pub mod metrics;
+pub mod node;
+pub mod outbox;
+pub mod presence_list;
+pub mod reply;
+pub mod router;
 pub mod settings;
+pub mod shard;
 pub mod transport;
+pub mod user_session;
+
+pub use node::{Node, NodeShared, StartError};
+pub use settings::Settings;

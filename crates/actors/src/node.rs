@@ -1,6 +1,7 @@
 //! The node: its arbiters, and what they share.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -8,8 +9,11 @@ use std::time::{Duration, Instant};
 use actix::Addr;
 use actix_rt::Arbiter;
 use ring::rand::{SecureRandom, SystemRandom};
-use rookery_bus::Bus;
+use rookery_bus::{Bus, Frame};
 use rookery_directory::Directory;
+use rookery_features::password::{self, Password, SALT_LEN};
+use rookery_proto::credentials::Credentials;
+use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::BareJid;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_storage::Storage;
@@ -21,7 +25,7 @@ use crate::connection::Accepted;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
 use crate::user_session::End;
-use crate::{dispatch, metrics};
+use crate::{metrics, reply};
 
 /// What all arbiters of the process share.
 pub struct NodeShared {
@@ -35,8 +39,6 @@ pub struct NodeShared {
     pub admission: Admission,
     /// The other nodes; `None` on a single node.
     pub cluster: Option<Cluster>,
-    /// What the server says of itself in service discovery.
-    pub discovery: dispatch::Discovery,
     /// Key of the made-up salts for unknown users (RFC 5802 has none; see `features::scram`).
     pub salt_key: [u8; 32],
     /// When the node started.
@@ -73,9 +75,66 @@ impl NodeShared {
         self.random.fill(bytes).expect("the operating system's random source works");
     }
 
+    /// Makes the keys of a new password, away from the arbiter: that is slow on purpose.
+    ///
+    /// # Errors
+    /// `not-acceptable` if the text cannot be a password.
+    pub(crate) async fn derive_credentials(
+        &self,
+        password: Password,
+    ) -> Result<Credentials, StanzaError> {
+        let mut salts = [[0; SALT_LEN]; 2];
+        salts.iter_mut().for_each(|salt| self.random(salt));
+        let iterations = self.settings.auth.scram_iterations;
+        let permit = self.admission.password_checks().acquire_owned().await;
+        let derived = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            password::derive_credentials(&password, [&salts[0], &salts[1]], iterations)
+        });
+        match derived.await {
+            Ok(Ok(credentials)) => Ok(credentials),
+            Ok(Err(error)) => {
+                Err(StanzaError::new(Condition::NotAcceptable).with_text(error.to_string()))
+            }
+            Err(_) => Err(Condition::InternalServerError.into()),
+        }
+    }
+
+    /// Asks the shard that owns an account; `None` if it has stopped.
+    pub(crate) async fn on_shard_of<T: Send + 'static>(
+        &self,
+        account: &str,
+        question: impl FnOnce(&Rc<Shard>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let job = Run(Box::new(move |shard| {
+            // Nobody waits any more.
+            let _ = answer.send(question(shard));
+        }));
+        self.shard(self.shard_of(account)).send(job).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Whether an account has an available resource anywhere.
+    pub(crate) async fn is_online(&self, account: &BareJid) -> Result<bool, StanzaError> {
+        let name = account.clone();
+        let here = self.on_shard_of(account.as_str(), move |shard| {
+            let accounts = shard.accounts.borrow();
+            let account = accounts.get(&name);
+            account.is_some_and(|a| a.resources.borrow().iter().any(|r| r.is_available()))
+        });
+        if here.await.unwrap_or(false) {
+            return Ok(true);
+        }
+        let Some(cluster) = &self.cluster else { return Ok(false) };
+        let rows = cluster.directory.lookup(std::slice::from_ref(account)).await;
+        let rows = rows.map_err(|e| reply::directory_error(&e))?;
+        Ok(rows.iter().flatten().any(|row| row.available))
+    }
+
     /// Whether this node serves a domain.
     pub fn serves(&self, domain: &str) -> bool {
-        self.settings.domains.iter().any(|d| d == domain)
+        self.settings.domains.iter().any(|d| **d == *domain)
     }
 }
 
@@ -114,7 +173,6 @@ impl Node {
         let workers = settings.workers.max(1);
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
-            discovery: dispatch::Discovery::new(&settings),
             cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
             settings,
             storage,
@@ -172,10 +230,8 @@ impl Node {
     pub fn account_changed(&self, account: &BareJid, removed: bool) {
         end_sessions(&self.shared, account);
         if let Some(cluster) = &self.shared.cluster {
-            cluster.tell_all(rookery_bus::Frame::AccountChanged {
-                account: account.clone(),
-                removed,
-            });
+            let account = account.clone();
+            cluster.tell_all(&Frame::AccountChanged { account, removed });
         }
     }
 
@@ -218,7 +274,7 @@ impl Node {
 pub(crate) fn end_sessions(node: &Arc<NodeShared>, account: &BareJid) {
     let account = account.clone();
     let shard = node.shard(node.shard_of(account.as_str())).clone();
-    let job = Run(Box::new(move |shard: &std::rc::Rc<Shard>| {
+    let job = Run(Box::new(move |shard: &Rc<Shard>| {
         shard.end_sessions(&account, StreamCondition::NotAuthorized);
     }));
     actix_rt::spawn(async move {

@@ -12,7 +12,7 @@ pub(crate) fn storage_error(error: &rookery_storage::Error) -> StanzaError {
     match error {
         Error::Unavailable(_) | Error::Timeout(_) | Error::Open { .. } => {
             tracing::warn!(%error, "storage did not answer");
-            StanzaError::new(Condition::ResourceConstraint, ErrorType::Wait)
+            StanzaError::new(Condition::ResourceConstraint).with_kind(ErrorType::Wait)
         }
         Error::Full { .. } => Condition::ResourceConstraint.into(),
         Error::Exists => Condition::Conflict.into(),

@@ -368,7 +368,14 @@ impl Shard {
                 self.bounce(stanza, &condition.into());
                 None
             }
-            Decision::Ignore => {
+            // Requests of local clients were answered in `dispatch.rs`.
+            Decision::HandleByServer
+                if matches!(stanza.kind, Kind::Iq(IqType::Get | IqType::Set)) =>
+            {
+                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+                None
+            }
+            Decision::Ignore | Decision::HandleByServer => {
                 metrics::outcome(stanza.kind, Outcome::Dropped);
                 None
             }
@@ -535,9 +542,6 @@ impl Shard {
         account: &BareJid,
     ) -> Result<(), StanzaError> {
         let storage = &self.node().storage;
-        if !storage.exists(account).await.map_err(|e| reply::storage_error(&e))? {
-            return Err(Condition::ServiceUnavailable.into());
-        }
         let blocked = storage.blocked(account).await.map_err(|e| reply::storage_error(&e))?;
         let blocked = BlockList::new(blocked);
         let mut parcels = vec![first];
@@ -572,7 +576,8 @@ impl Shard {
                 for (parcel, result) in stored.iter().zip(results) {
                     match result {
                         Ok(_) => metrics::outcome(parcel.stanza.kind, Outcome::Stored),
-                        // XEP-0160 §3: a full store answers service-unavailable.
+                        // XEP-0160 §3: a full store answers service-unavailable; so does an account
+                        // that does not exist (RFC 6121 §8.5.1).
                         Err(_) => {
                             self.bounce(&parcel.stanza, &Condition::ServiceUnavailable.into());
                         }

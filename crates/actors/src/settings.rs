@@ -4,6 +4,7 @@
 //! [`Settings::default`] holds the documented defaults; tests change single fields.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Everything the actors need to know of the configuration.
@@ -15,6 +16,10 @@ pub struct Settings {
     pub c2s: C2s,
     /// Logging in and registering.
     pub auth: Auth,
+    /// Bound resources and what is kept for accounts.
+    pub sessions: Sessions,
+    /// Arbiters: threads that run the actors.
+    pub workers: usize,
 }
 
 /// Limits and policy of client streams.
@@ -63,8 +68,40 @@ pub struct Auth {
     pub attempt_interval: Duration,
     /// How many passwords are checked by PBKDF2 at the same time (`PLAIN`, registration).
     pub password_checks_at_once: usize,
+    /// PBKDF2 iterations of new passwords.
+    pub scram_iterations: NonZeroU32,
     /// Whether strangers may register accounts (XEP-0077).
     pub registration: bool,
+}
+
+/// Bound resources and what is kept for accounts.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Resources that one account may have bound on one node.
+    pub resources_per_user: usize,
+    /// Bytes of stanzas that may wait for one client before it is dropped.
+    pub outbox_bytes: usize,
+    /// How long one actor waits for another one of the same arbiter.
+    pub actor_timeout: Duration,
+    /// Messages that are stored for one account while it is offline.
+    pub offline_messages: usize,
+    /// Stanzas that may wait for one account while something is looked up for it.
+    pub waiting_stanzas: usize,
+    /// Accounts whose places on other nodes are remembered, on all arbiters together.
+    pub directory_cache: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            resources_per_user: 10,
+            outbox_bytes: 4 << 20,
+            actor_timeout: Duration::from_secs(30),
+            offline_messages: 1000,
+            waiting_stanzas: 10_000,
+            directory_cache: 100_000,
+        }
+    }
 }
 
 /// Whether client streams have to be encrypted.
@@ -134,7 +171,7 @@ pub struct NetworkError;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { domains: vec!["localhost".into()], c2s: C2s::default(), auth: Auth::default() }
+        Self { domains: vec!["localhost".into()], c2s: C2s::default(), auth: Auth::default(), sessions: Sessions::default(), workers: std::thread::available_parallelism().map_or(1, usize::from) }
     }
 }
 
@@ -173,6 +210,7 @@ impl Default for Auth {
             attempts_per_account: 20,
             attempt_interval: Duration::from_secs(6),
             password_checks_at_once: 4,
+            scram_iterations: rookery_features::password::DEFAULT_ITERATIONS,
             registration: false,
         }
     }

@@ -188,23 +188,12 @@ impl Shard {
     /// client that comes now is more likely to be alive (RFC 6120 §7.7.2.2).
     ///
     /// # Errors
-    /// `bad-request` for an impossible resource, `resource-constraint` if the account has as many
-    /// resources as it may have, or if the directory cannot be reached.
+    /// `resource-constraint` if the account has as many resources as it may have, or if the directory
+    /// cannot be reached.
     pub async fn bind(self: Rc<Self>, request: BindRequest) -> Result<Bound, StanzaError> {
-        let jid = match &request.resource {
-            Some(name) => request
-                .account
-                .with_resource(name)
-                .map_err(|_| StanzaError::from(Condition::BadRequest))?,
-            None => {
-                let mut random = [0; 12];
-                self.node.random(&mut random);
-                request
-                    .account
-                    .with_resource(&bind::generated_resource(&random))
-                    .map_err(|_| StanzaError::from(Condition::InternalServerError))?
-            }
-        };
+        let mut random = [0; bind::RANDOM_BYTES];
+        self.node.random(&mut random);
+        let jid = bind::full_jid(&request.account, request.resource.as_deref(), random);
         let mut sequence = 0;
         if let Some(cluster) = &self.node.cluster {
             let registered = cluster.directory.register(&jid).await.map_err(|e| {
@@ -255,6 +244,7 @@ impl Shard {
                 presence: RefCell::default(),
                 priority: Cell::new(0),
                 wants_roster: Cell::new(false),
+                uses_roster_versions: Cell::new(false),
                 wants_block_list: Cell::new(false),
                 sequence: Cell::new(sequence),
             });

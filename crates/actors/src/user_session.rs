@@ -17,15 +17,16 @@ use std::time::Instant;
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::prelude::*;
 use rookery_features::presence::DirectedPresence;
+use rookery_proto::error::Condition;
 use rookery_proto::jid::Jid;
-use rookery_proto::stanza::{Kind, PresenceType, Rejected, Stanza};
+use rookery_proto::stanza::{Kind, PresenceType, Rejected, RejectedStanza, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::oneshot;
 
 use crate::account::{Account, Resource};
 use crate::connection::{Close, Connection};
 use crate::outbox::Outgoing;
-use crate::presence_list::{OutboundSubscription, Unavailable, UserPresence};
+use crate::presence_list::{OutboundSubscription, PresenceList, Unavailable, UserPresence};
 use crate::shard::{BindRequest, Parcel, Shard, Work};
 use crate::{dispatch, metrics, reply};
 
@@ -190,7 +191,7 @@ impl UserSession {
 }
 
 /// What became of one stanza.
-enum Taken {
+pub(crate) enum Taken {
     Done,
     /// It needs something that takes time; those behind it wait.
     Waiting(Pin<Box<dyn Future<Output = Option<StreamError>>>>),
@@ -221,10 +222,8 @@ impl Session {
     fn take(self: &Rc<Self>, inbound: Inbound, accepted: Instant) -> Taken {
         match inbound {
             Inbound::Rejected(Rejected::Stream(error)) => Taken::Fatal(error),
-            Inbound::Rejected(rejected) => {
-                if let Some(answer) = rejected.answer(&self.jid) {
-                    self.answer(answer);
-                }
+            Inbound::Rejected(Rejected::Stanza(rejected)) => {
+                self.answer_rejected(&rejected);
                 Taken::Done
             }
             Inbound::Stanza(mut stanza) => {
@@ -234,6 +233,15 @@ impl Session {
                 }
                 self.take_stanza(stanza, accepted)
             }
+        }
+    }
+
+    /// A stanza that breaks the rules of its kind (RFC 6120 §8.1, §8.2.3).
+    fn answer_rejected(&self, rejected: &RejectedStanza) {
+        if let Some(answer) = rejected.reply() {
+            metrics::stanza_in(answer.kind);
+            metrics::outcome(answer.kind, metrics::Outcome::Bounced);
+            self.answer(answer);
         }
     }
 
@@ -251,10 +259,7 @@ impl Session {
         match stanza.kind {
             Kind::Message(_) => self.take_message(stanza, accepted),
             Kind::Presence(kind) => self.take_presence(kind, stanza, accepted),
-            Kind::Iq(_) => match dispatch::iq(self, stanza, accepted) {
-                Some(job) => Taken::Waiting(job),
-                None => Taken::Done,
-            },
+            Kind::Iq(_) => dispatch::iq(self, stanza, accepted),
         }
     }
 
@@ -285,7 +290,10 @@ impl Session {
                 self.ask(list.send(Unavailable { resource, stanza, directed }))
             }
             (PresenceType::Available, Some(to)) => {
-                self.directed.borrow_mut().sent_available(to);
+                if !self.directed.borrow_mut().sent_available(to) {
+                    self.refuse(&stanza, &Condition::PolicyViolation.into());
+                    return Taken::Done;
+                }
                 self.route(stanza, accepted)
             }
             (PresenceType::Unavailable, Some(to)) => {
@@ -309,10 +317,12 @@ impl Session {
         }
     }
 
-    fn ask(
-        self: &Rc<Self>,
-        request: Request<crate::presence_list::PresenceList, impl PresenceRequest>,
-    ) -> Taken {
+    /// Asks the account's presence list; what it answers goes to the client.
+    pub(crate) fn ask<M>(self: &Rc<Self>, request: Request<PresenceList, M>) -> Taken
+    where
+        M: PresenceRequest,
+        PresenceList: Handler<M>,
+    {
         let session = Rc::clone(self);
         Taken::Waiting(Box::pin(async move {
             for answer in session.answered(request).await.unwrap_or_default() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rookery_features::offline;
-use rookery_proto::jid::Jid;
 use rookery_proto::stanza::Stanza;
 use rookery_storage::EntryId;
 
@@ -31,7 +30,6 @@ pub(super) fn deliver(shard: &Rc<Shard>, account: &Rc<Account>, resource: &Rc<Re
 
 async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>) {
     let storage = &shard.node().storage;
-    let Ok(domain) = Jid::parse(account.jid.domain()) else { return };
     let mut after: Option<EntryId> = None;
     loop {
         let page = match storage.undelivered(&account.jid, after, PAGE).await {
@@ -48,7 +46,7 @@ async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>
                 tracing::error!(account = %account.jid, id = %entry.id, "a stored message is unreadable");
                 continue;
             };
-            offline::add_delay(&mut stanza, &domain, entry.at);
+            offline::add_delay(&mut stanza, account.jid.domain(), entry.at);
             let outgoing = Outgoing {
                 stanza: Arc::new(stanza),
                 to: None,

@@ -1,0 +1,245 @@
+//! What this crate measures; in prometheus' default registry. No JIDs in labels.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
+    register_histogram, register_histogram_vec, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
+};
+
+use rookery_proto::stanza::Kind;
+
+use crate::outbox::Outgoing;
+
+/// Registers everything, so that it shows before it first happens.
+pub fn init() {
+    init_streams();
+    init_stanzas();
+}
+
+// Streams, by `connection.rs` and `transport/`.
+
+/// Open transport streams by transport: `tcp`, `tls`, `websocket`.
+pub(crate) static STREAMS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!("rookery_streams", "Open transport streams.", &["transport"])
+        .expect("registered once")
+});
+
+/// Transport streams that were let in.
+pub(crate) static STREAMS_ACCEPTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_streams_accepted_total",
+        "Transport streams that were let in.",
+        &["transport"]
+    )
+    .expect("registered once")
+});
+
+/// Transport streams that were turned away, by reason.
+pub(crate) static STREAMS_REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_streams_refused_total",
+        "Transport streams that were turned away.",
+        &["reason"]
+    )
+    .expect("registered once")
+});
+
+/// Stream errors sent, by condition.
+pub(crate) static STREAM_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_stream_errors_total",
+        "Stream errors sent.",
+        &["condition"]
+    )
+    .expect("registered once")
+});
+
+static STREAM_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_stream_bytes_total",
+        "Bytes of streams, without TLS and WebSocket framing.",
+        &["direction"]
+    )
+    .expect("registered once")
+});
+
+/// Bytes read from clients.
+pub(crate) static BYTES_IN: LazyLock<IntCounter> =
+    LazyLock::new(|| STREAM_BYTES.with_label_values(&["in"]));
+
+/// Bytes written to clients.
+pub(crate) static BYTES_OUT: LazyLock<IntCounter> =
+    LazyLock::new(|| STREAM_BYTES.with_label_values(&["out"]));
+
+/// TLS handshakes by outcome: `ok`, `failed`.
+pub(crate) static TLS_HANDSHAKES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("rookery_tls_handshakes_total", "TLS handshakes.", &["outcome"])
+        .expect("registered once")
+});
+
+/// Duration of complete TLS handshakes, network included.
+pub(crate) static TLS_HANDSHAKE_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    register_histogram!(
+        "rookery_tls_handshake_seconds",
+        "Duration of complete TLS handshakes, network included.",
+        exponential_buckets(0.000_25, 2.0, 16).expect("sensible buckets")
+    )
+    .expect("registered once")
+});
+
+/// Login attempts by mechanism and outcome (`ok` or the SASL failure condition).
+pub(crate) static LOGINS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("rookery_logins_total", "Login attempts.", &["mechanism", "outcome"])
+        .expect("registered once")
+});
+
+/// Duration of successful logins by mechanism, network included.
+pub(crate) static LOGIN_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    register_histogram_vec!(
+        "rookery_login_seconds",
+        "Duration of successful logins, network included.",
+        &["mechanism"],
+        exponential_buckets(0.000_25, 2.0, 16).expect("sensible buckets")
+    )
+    .expect("registered once")
+});
+
+/// Registrations of accounts by strangers (XEP-0077), by outcome.
+pub(crate) static REGISTRATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_registrations_total",
+        "Accounts that strangers tried to register.",
+        &["outcome"]
+    )
+    .expect("registered once")
+});
+
+fn init_streams() {
+    for transport in ["tcp", "tls", "websocket"] {
+        STREAMS.with_label_values(&[transport]);
+        STREAMS_ACCEPTED.with_label_values(&[transport]);
+    }
+    for reason in ["limit", "address_limit", "proxy_header", "untrusted_proxy"] {
+        STREAMS_REFUSED.with_label_values(&[reason]);
+    }
+    LazyLock::force(&STREAM_ERRORS);
+    LazyLock::force(&BYTES_IN);
+    LazyLock::force(&BYTES_OUT);
+    for outcome in ["ok", "failed"] {
+        TLS_HANDSHAKES.with_label_values(&[outcome]);
+    }
+    LazyLock::force(&TLS_HANDSHAKE_SECONDS);
+    LazyLock::force(&LOGINS);
+    LazyLock::force(&LOGIN_SECONDS);
+    LazyLock::force(&REGISTRATIONS);
+}
+
+// Sessions and stanzas, by `shard.rs`, `router.rs`, `outbox.rs` and `user_session.rs`.
+
+/// Bound resources on this node.
+pub(crate) static SESSIONS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("rookery_sessions", "Bound resources on this node.")
+        .expect("registered once")
+});
+
+/// Bounded queues that were full, by queue: `accept`, `shard`, `outbox`, `bus`.
+pub(crate) static MAILBOX_OVERFLOWS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_mailbox_overflows_total",
+        "How often a bounded queue was full.",
+        &["queue"]
+    )
+    .expect("registered once")
+});
+
+static DELIVERY_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    register_histogram!(
+        "rookery_delivery_seconds",
+        "From reading a stanza to handing it to its recipient's socket, on this node.",
+        exponential_buckets(0.000_01, 2.0, 20).expect("sensible buckets")
+    )
+    .expect("registered once")
+});
+
+/// How a stanza ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Handed to a client's stream, or handled by the server itself.
+    Delivered,
+    /// Committed to the log.
+    Stored,
+    /// Answered with an error.
+    Bounced,
+    /// Ended without an answer, as the RFC demands for its kind.
+    Dropped,
+}
+
+const KINDS: [&str; 3] = ["message", "presence", "iq"];
+const OUTCOMES: [&str; 4] = ["delivered", "stored", "bounced", "dropped"];
+
+/// Counters by kind, looked up once: a stanza costs an addition.
+struct Stanzas {
+    accepted: [IntCounter; 3],
+    ended: [[IntCounter; 4]; 3],
+}
+
+static STANZAS: LazyLock<Stanzas> = LazyLock::new(|| {
+    let accepted = register_int_counter_vec!(
+        "rookery_stanzas_accepted_total",
+        "Stanzas that clients sent.",
+        &["kind"]
+    )
+    .expect("registered once");
+    let ended = register_int_counter_vec!(
+        "rookery_stanzas_total",
+        "Stanzas by kind and by how they ended on this node; one that several resources get counts \
+         for each of them.",
+        &["kind", "outcome"]
+    )
+    .expect("registered once");
+    Stanzas {
+        accepted: KINDS.map(|kind| accepted.with_label_values(&[kind])),
+        ended: KINDS.map(|kind| OUTCOMES.map(|o| ended.with_label_values(&[kind, o]))),
+    }
+});
+
+fn index(kind: Kind) -> usize {
+    match kind {
+        Kind::Message(_) => 0,
+        Kind::Presence(_) => 1,
+        Kind::Iq(_) => 2,
+    }
+}
+
+/// A client sent a stanza.
+pub(crate) fn stanza_in(kind: Kind) {
+    STANZAS.accepted[index(kind)].inc();
+}
+
+/// A stanza ended.
+pub(crate) fn outcome(kind: Kind, outcome: Outcome) {
+    let outcome = match outcome {
+        Outcome::Delivered => 0,
+        Outcome::Stored => 1,
+        Outcome::Bounced => 2,
+        Outcome::Dropped => 3,
+    };
+    STANZAS.ended[index(kind)][outcome].inc();
+}
+
+/// A stanza was handed to its recipient's socket.
+pub(crate) fn delivered(outgoing: &Outgoing) {
+    outcome(outgoing.stanza.kind, Outcome::Delivered);
+    DELIVERY_SECONDS.observe(outgoing.accepted.elapsed().as_secs_f64());
+}
+
+fn init_stanzas() {
+    LazyLock::force(&SESSIONS);
+    LazyLock::force(&STANZAS);
+    LazyLock::force(&DELIVERY_SECONDS);
+    for queue in ["accept", "shard", "outbox", "bus"] {
+        MAILBOX_OVERFLOWS.with_label_values(&[queue]);
+    }
+}
