@@ -257,8 +257,9 @@ impl Connection {
         let limits = negotiation.rules().limits();
         let state = Negotiating { negotiation, in_handshake: false, deadline, ticket: None };
         let state = State::Negotiating(Box::new(state));
-        Self { framer: Framer::new(limits), ..Self::new(shard, wire, peer, state, rest, gauge) }
-            .start();
+        let mut connection = Self::new(shard, wire, peer, state, rest, gauge);
+        connection.framer = Framer::new(limits);
+        connection.start();
     }
 
     fn run(shard: Rc<Shard>, wire: Wire, peer: SocketAddr, state: State, rest: Vec<u8>) {

@@ -15,7 +15,7 @@ use rookery_features::{
     xep0092_version, xep0199_ping, xep0202_time,
 };
 use rookery_proto::error::{Condition, StanzaError};
-use rookery_proto::jid::{BareJid, Jid};
+use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
