@@ -35,7 +35,9 @@ impl std::str::FromStr for Epoch {
         if text.len() != 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(InvalidEpoch);
         }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidEpoch)
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| InvalidEpoch)
     }
 }
 
@@ -48,7 +50,13 @@ mod tests {
         assert_eq!(Epoch(0xab).to_string(), "00000000000000ab");
         assert_eq!("00000000000000ab".parse(), Ok(Epoch(0xab)));
         assert_eq!(Epoch(u64::MAX).to_string().parse(), Ok(Epoch(u64::MAX)));
-        for bad in ["", "ab", "+0000000000000ab", "00000000000000xy", "00000000000000ab0"] {
+        for bad in [
+            "",
+            "ab",
+            "+0000000000000ab",
+            "00000000000000xy",
+            "00000000000000ab0",
+        ] {
             assert_eq!(bad.parse::<Epoch>(), Err(InvalidEpoch), "{bad}");
         }
     }

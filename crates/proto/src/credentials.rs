@@ -31,7 +31,9 @@ pub struct ScramKeys {
 // Keys are as good as passwords to whoever reads a log, so they are not shown.
 impl fmt::Debug for ScramKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScramKeys").field("iterations", &self.iterations).finish_non_exhaustive()
+        f.debug_struct("ScramKeys")
+            .field("iterations", &self.iterations)
+            .finish_non_exhaustive()
     }
 }
 
@@ -47,7 +49,13 @@ mod tests {
             stored_key: vec![222],
             server_key: vec![223],
         };
-        let shown = format!("{:?}", Credentials { scram_sha1: keys.clone(), scram_sha256: keys });
+        let shown = format!(
+            "{:?}",
+            Credentials {
+                scram_sha1: keys.clone(),
+                scram_sha256: keys
+            }
+        );
         assert!(shown.contains("4096") && !shown.contains("222") && !shown.contains("223"));
     }
 }

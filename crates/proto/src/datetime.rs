@@ -31,7 +31,11 @@ pub fn parse(text: &str) -> Option<SystemTime> {
         if !digits.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        Some(digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+        Some(
+            digits
+                .iter()
+                .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')),
+        )
     };
     let mark = |at: usize, expected: u8| (bytes.get(at) == Some(&expected)).then_some(());
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -57,7 +61,9 @@ pub fn parse(text: &str) -> Option<SystemTime> {
             return None;
         }
         for digit in 0..9 {
-            let digit = fraction[..length].as_bytes().get(digit).map_or(0, |d| u32::from(d - b'0'));
+            let digit = fraction.as_bytes()[..length]
+                .get(digit)
+                .map_or(0, |d| u32::from(d - b'0'));
             nanos = nanos * 10 + digit;
         }
         rest = &fraction[length..];
@@ -76,7 +82,11 @@ pub fn parse(text: &str) -> Option<SystemTime> {
                 return None;
             }
             let offset = hours * 3600 + minutes * 60;
-            if sign == b'+' { local.checked_sub(offset)? } else { local + offset }
+            if sign == b'+' {
+                local.checked_sub(offset)?
+            } else {
+                local + offset
+            }
         }
         _ => return None,
     };
@@ -175,7 +185,10 @@ mod tests {
         assert_eq!(parse("2002-09-10T23:08:25Z"), Some(time));
         assert_eq!(parse("2002-09-11T00:08:25+01:00"), Some(time));
         assert_eq!(parse("2002-09-10T15:38:25-07:30"), Some(time));
-        assert_eq!(parse("2002-09-10T23:08:25.5Z"), Some(time + Duration::from_millis(500)));
+        assert_eq!(
+            parse("2002-09-10T23:08:25.5Z"),
+            Some(time + Duration::from_millis(500))
+        );
         assert_eq!(
             parse("2002-09-10T23:08:25.1234567891Z"),
             Some(time + Duration::from_nanos(123_456_789))

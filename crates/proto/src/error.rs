@@ -6,7 +6,10 @@ use crate::xml::Element;
 
 /// The defined conditions (RFC 6120 §8.3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[expect(missing_docs, reason = "RFC 6120 §8.3.3 explains them under these names")]
+#[expect(
+    missing_docs,
+    reason = "RFC 6120 §8.3.3 explains them under these names"
+)]
 pub enum Condition {
     BadRequest,
     Conflict,
@@ -64,26 +67,78 @@ impl ErrorType {
 const CONDITIONS: [(Condition, &str, ErrorType); 22] = [
     (Condition::BadRequest, "bad-request", ErrorType::Modify),
     (Condition::Conflict, "conflict", ErrorType::Cancel),
-    (Condition::FeatureNotImplemented, "feature-not-implemented", ErrorType::Cancel),
+    (
+        Condition::FeatureNotImplemented,
+        "feature-not-implemented",
+        ErrorType::Cancel,
+    ),
     (Condition::Forbidden, "forbidden", ErrorType::Auth),
     (Condition::Gone, "gone", ErrorType::Cancel),
-    (Condition::InternalServerError, "internal-server-error", ErrorType::Cancel),
+    (
+        Condition::InternalServerError,
+        "internal-server-error",
+        ErrorType::Cancel,
+    ),
     (Condition::ItemNotFound, "item-not-found", ErrorType::Cancel),
     (Condition::JidMalformed, "jid-malformed", ErrorType::Modify),
-    (Condition::NotAcceptable, "not-acceptable", ErrorType::Modify),
+    (
+        Condition::NotAcceptable,
+        "not-acceptable",
+        ErrorType::Modify,
+    ),
     (Condition::NotAllowed, "not-allowed", ErrorType::Cancel),
     (Condition::NotAuthorized, "not-authorized", ErrorType::Auth),
-    (Condition::PolicyViolation, "policy-violation", ErrorType::Modify),
-    (Condition::RecipientUnavailable, "recipient-unavailable", ErrorType::Wait),
+    (
+        Condition::PolicyViolation,
+        "policy-violation",
+        ErrorType::Modify,
+    ),
+    (
+        Condition::RecipientUnavailable,
+        "recipient-unavailable",
+        ErrorType::Wait,
+    ),
     (Condition::Redirect, "redirect", ErrorType::Modify),
-    (Condition::RegistrationRequired, "registration-required", ErrorType::Auth),
-    (Condition::RemoteServerNotFound, "remote-server-not-found", ErrorType::Cancel),
-    (Condition::RemoteServerTimeout, "remote-server-timeout", ErrorType::Wait),
-    (Condition::ResourceConstraint, "resource-constraint", ErrorType::Wait),
-    (Condition::ServiceUnavailable, "service-unavailable", ErrorType::Cancel),
-    (Condition::SubscriptionRequired, "subscription-required", ErrorType::Auth),
-    (Condition::UndefinedCondition, "undefined-condition", ErrorType::Cancel),
-    (Condition::UnexpectedRequest, "unexpected-request", ErrorType::Wait),
+    (
+        Condition::RegistrationRequired,
+        "registration-required",
+        ErrorType::Auth,
+    ),
+    (
+        Condition::RemoteServerNotFound,
+        "remote-server-not-found",
+        ErrorType::Cancel,
+    ),
+    (
+        Condition::RemoteServerTimeout,
+        "remote-server-timeout",
+        ErrorType::Wait,
+    ),
+    (
+        Condition::ResourceConstraint,
+        "resource-constraint",
+        ErrorType::Wait,
+    ),
+    (
+        Condition::ServiceUnavailable,
+        "service-unavailable",
+        ErrorType::Cancel,
+    ),
+    (
+        Condition::SubscriptionRequired,
+        "subscription-required",
+        ErrorType::Auth,
+    ),
+    (
+        Condition::UndefinedCondition,
+        "undefined-condition",
+        ErrorType::Cancel,
+    ),
+    (
+        Condition::UnexpectedRequest,
+        "unexpected-request",
+        ErrorType::Wait,
+    ),
 ];
 
 impl Condition {
@@ -126,13 +181,22 @@ pub struct StanzaError {
 impl StanzaError {
     /// An error of the condition's own type.
     pub fn new(condition: Condition) -> Self {
-        Self { condition, kind: condition.default_type(), text: None, app: None, by: None }
+        Self {
+            condition,
+            kind: condition.default_type(),
+            text: None,
+            app: None,
+            by: None,
+        }
     }
 
     /// With an explanation.
     #[must_use]
     pub fn with_text(self, text: impl Into<Box<str>>) -> Self {
-        Self { text: Some(text.into()), ..self }
+        Self {
+            text: Some(text.into()),
+            ..self
+        }
     }
 
     /// With another type than the condition's own.
@@ -144,13 +208,19 @@ impl StanzaError {
     /// With a condition of the application's own.
     #[must_use]
     pub fn with_app(self, app: Element) -> Self {
-        Self { app: Some(Box::new(app)), ..self }
+        Self {
+            app: Some(Box::new(app)),
+            ..self
+        }
     }
 
     /// With the address of the one who found the error.
     #[must_use]
     pub fn with_by(self, by: Jid) -> Self {
-        Self { by: Some(by), ..self }
+        Self {
+            by: Some(by),
+            ..self
+        }
     }
 
     /// `<error type='…'>…</error>` in the namespace `jabber:client`.

@@ -10,7 +10,7 @@
 
 mod prepare;
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -97,7 +97,11 @@ impl Jid {
     /// The domain.
     #[inline]
     pub fn domain(&self) -> &str {
-        let start = if self.local == 0 { 0 } else { usize::from(self.local) + 1 };
+        let start = if self.local == 0 {
+            0
+        } else {
+            usize::from(self.local) + 1
+        };
         &self.text[start..usize::from(self.bare)]
     }
 
@@ -149,13 +153,13 @@ impl Jid {
         // Each is at most `MAX_PART_BYTES`.
         let local_len = local.as_ref().map_or(0, |l| l.len());
         let bare_len = local_len + usize::from(local_len > 0) + domain.len();
-        let (local_len, bare_len) = match (u16::try_from(local_len), u16::try_from(bare_len)) {
-            (Ok(local_len), Ok(bare_len)) => (local_len, bare_len),
-            _ => return Err(Error::TooLong),
+        let (Ok(local_len), Ok(bare_len)) = (u16::try_from(local_len), u16::try_from(bare_len))
+        else {
+            return Err(Error::TooLong);
         };
-        let unchanged = matches!(local, None | Some(std::borrow::Cow::Borrowed(_)))
-            && matches!(domain, std::borrow::Cow::Borrowed(d) if d.len() + 1 > 0)
-            && matches!(resource, None | Some(std::borrow::Cow::Borrowed(_)));
+        let unchanged = matches!(local, None | Some(Cow::Borrowed(_)))
+            && matches!(domain, Cow::Borrowed(_))
+            && matches!(resource, None | Some(Cow::Borrowed(_)));
         let full_len =
             usize::from(bare_len) + resource.as_ref().map_or(0, |resource| resource.len() + 1);
         let text = match whole {
@@ -175,7 +179,11 @@ impl Jid {
                 Arc::from(text)
             }
         };
-        Ok(Self { text, local: local_len, bare: bare_len })
+        Ok(Self {
+            text,
+            local: local_len,
+            bare: bare_len,
+        })
     }
 }
 
@@ -186,7 +194,11 @@ impl BareJid {
     /// Any [`Error`] but [`Error::NotFull`].
     pub fn parse(text: &str) -> Result<Self, Error> {
         let jid = Jid::parse(text)?;
-        if jid.is_bare() { Ok(Self(jid)) } else { Err(Error::NotBare) }
+        if jid.is_bare() {
+            Ok(Self(jid))
+        } else {
+            Err(Error::NotBare)
+        }
     }
 
     /// Prepares the parts and puts them together.
@@ -226,14 +238,25 @@ impl BareJid {
         text.push_str(bare);
         text.push('/');
         text.push_str(&resource);
-        Ok(FullJid(Jid { text: text.into(), local: self.0.local, bare: self.0.bare }))
+        Ok(FullJid(Jid {
+            text: text.into(),
+            local: self.0.local,
+            bare: self.0.bare,
+        }))
     }
 
     /// Copies the text if it is shared with a full JID, so that a value that is kept for long does not
     /// keep the resource's text alive.
     #[must_use]
     pub fn compact(self) -> Self {
-        if self.0.is_bare() { self } else { Self(Jid { text: self.as_str().into(), ..self.0 }) }
+        if self.0.is_bare() {
+            self
+        } else {
+            Self(Jid {
+                text: self.as_str().into(),
+                ..self.0
+            })
+        }
     }
 }
 
@@ -244,7 +267,11 @@ impl FullJid {
     /// Any [`Error`] but [`Error::NotBare`].
     pub fn parse(text: &str) -> Result<Self, Error> {
         let jid = Jid::parse(text)?;
-        if jid.is_bare() { Err(Error::NotFull) } else { Ok(Self(jid)) }
+        if jid.is_bare() {
+            Err(Error::NotFull)
+        } else {
+            Ok(Self(jid))
+        }
     }
 
     /// The whole address.

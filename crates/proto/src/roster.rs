@@ -100,7 +100,10 @@ mod tests {
     fn subscriptions_are_read_as_they_are_written() {
         use Subscription::{Both, From, None, Remove, To};
         for subscription in [None, To, From, Both, Remove] {
-            assert_eq!(Subscription::from_name(subscription.as_str()), Some(subscription));
+            assert_eq!(
+                Subscription::from_name(subscription.as_str()),
+                Some(subscription)
+            );
         }
         assert_eq!(Subscription::from_name("None"), Option::None);
         assert!(To.sees_contact() && Both.sees_contact() && !From.sees_contact());

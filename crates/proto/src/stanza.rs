@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::content::Content;
 pub use self::kind::{IqType, Kind, MessageType, PresenceType};
 pub use self::parse::{Rejected, RejectedStanza};
-use self::content::Content;
 use crate::error::StanzaError;
 use crate::jid::Jid;
 use crate::ns;
@@ -40,7 +40,14 @@ pub struct Stanza {
 
 impl Stanza {
     fn new(kind: Kind) -> Self {
-        Self { kind, to: None, from: None, id: None, lang: None, content: Content::default() }
+        Self {
+            kind,
+            to: None,
+            from: None,
+            id: None,
+            lang: None,
+            content: Content::default(),
+        }
     }
 
     /// A message without content.
@@ -61,25 +68,37 @@ impl Stanza {
     /// For this recipient.
     #[must_use]
     pub fn with_to(self, to: impl Into<Jid>) -> Self {
-        Self { to: Some(to.into()), ..self }
+        Self {
+            to: Some(to.into()),
+            ..self
+        }
     }
 
     /// From this sender.
     #[must_use]
     pub fn with_from(self, from: impl Into<Jid>) -> Self {
-        Self { from: Some(from.into()), ..self }
+        Self {
+            from: Some(from.into()),
+            ..self
+        }
     }
 
     /// With this identifier.
     #[must_use]
     pub fn with_id(self, id: &str) -> Self {
-        Self { id: Some(id.into()), ..self }
+        Self {
+            id: Some(id.into()),
+            ..self
+        }
     }
 
     /// In this language.
     #[must_use]
     pub fn with_lang(self, lang: &str) -> Self {
-        Self { lang: Some(lang.into()), ..self }
+        Self {
+            lang: Some(lang.into()),
+            ..self
+        }
     }
 
     /// With this child after what is there.
@@ -93,13 +112,20 @@ impl Stanza {
     /// redirected message's beginning. The content is shared.
     #[must_use]
     pub fn with_same_content(&self, kind: Kind) -> Self {
-        Self { lang: self.lang.clone(), content: self.content.clone(), ..Self::new(kind) }
+        Self {
+            lang: self.lang.clone(),
+            content: self.content.clone(),
+            ..Self::new(kind)
+        }
     }
 
     /// The same header without the content.
     #[must_use]
     pub fn without_content(&self) -> Self {
-        Self { content: Content::default(), ..self.clone() }
+        Self {
+            content: Content::default(),
+            ..self.clone()
+        }
     }
 
     /// Adds a child after what is there.
@@ -127,7 +153,9 @@ impl Stanza {
 
     /// The first child that is not `<error/>`: what an IQ is about.
     pub fn payload(&self) -> Option<&Element> {
-        self.children().iter().find(|child| !child.is("error", ns::CLIENT))
+        self.children()
+            .iter()
+            .find(|child| !child.is("error", ns::CLIENT))
     }
 
     /// The content as XML text, for a place where the default namespace is `jabber:client` and the

@@ -15,8 +15,8 @@ mod element;
 mod escape;
 pub(crate) mod walker;
 
-pub use element::{Attribute, Element, Node};
 pub(crate) use element::push_nodes;
+pub use element::{Attribute, Element, Node};
 pub(crate) use escape::{push_attribute, push_escaped};
 /// Finds the `>` that ends a tag, in as many pieces as the tag arrives in.
 pub(crate) use quick_xml::parser::{ElementParser, Parser};

@@ -19,21 +19,26 @@ pub(super) fn local(part: &str) -> Result<Cow<'_, str>, Error> {
     for byte in part.bytes() {
         classes |= LOCAL_CLASS[usize::from(byte)];
     }
-    match classes {
-        0 | PLAIN | UPPER | 3 if !part.is_empty() => match classes & UPPER {
-            0 => within_limit(Cow::Borrowed(part)),
-            _ => within_limit(Cow::Owned(part.to_ascii_lowercase())),
-        },
-        _ if classes & FORBIDDEN != 0 || part.is_empty() => Err(Error::Local),
-        _ => {
-            let prepared = stable(part, Error::Local, |text| {
-                UsernameCaseMapped::enforce(text).map(Cow::into_owned).ok()
-            })?;
-            // Mapping may have produced what may not be there: U+FF20 is a wide `@`.
-            let forbidden = |b: u8| b.is_ascii() && LOCAL_CLASS[usize::from(b)] & FORBIDDEN != 0;
-            if prepared.bytes().any(forbidden) { Err(Error::Local) } else { within_limit(prepared) }
-        }
+    if part.is_empty() || classes & FORBIDDEN != 0 {
+        return Err(Error::Local);
     }
+    if classes & OTHER == 0 {
+        return within_limit(match classes & UPPER {
+            0 => Cow::Borrowed(part),
+            _ => Cow::Owned(part.to_ascii_lowercase()),
+        });
+    }
+    let prepared = stable(part, Error::Local, |text| {
+        UsernameCaseMapped::enforce(text).map(Cow::into_owned).ok()
+    })?;
+    // Mapping may have produced what may not be there: U+FF20 is a wide `@`.
+    if prepared
+        .bytes()
+        .any(|byte| LOCAL_CLASS[usize::from(byte)] & FORBIDDEN != 0)
+    {
+        return Err(Error::Local);
+    }
+    within_limit(prepared)
 }
 
 /// Prepares a resource part.
@@ -63,7 +68,11 @@ pub(super) fn domain(part: &str) -> Result<Cow<'_, str>, Error> {
         let address = address.strip_suffix(']').ok_or(Error::Domain)?;
         let address: Ipv6Addr = address.parse().map_err(|_| Error::Domain)?;
         let canonical = format!("[{address}]");
-        return Ok(if canonical == part { Cow::Borrowed(part) } else { Cow::Owned(canonical) });
+        return Ok(if canonical == part {
+            Cow::Borrowed(part)
+        } else {
+            Cow::Owned(canonical)
+        });
     }
     // A final dot denotes the root and is not part of the address (RFC 7622 §3.2).
     let part = part.strip_suffix('.').unwrap_or(part);
@@ -106,7 +115,9 @@ fn ascii_domain(part: &str) -> Ascii {
     }
     let mut result = Ascii::Plain;
     for label in part.as_bytes().split(|&b| b == b'.') {
-        let (&[first, ..], &[.., last]) = (label, label) else { return Ascii::Invalid };
+        let (&[first, ..], &[.., last]) = (label, label) else {
+            return Ascii::Invalid;
+        };
         if label.get(2..4) == Some(b"--") {
             if label[..2].eq_ignore_ascii_case(b"xn") {
                 return Ascii::International;
@@ -128,11 +139,11 @@ fn ascii_domain(part: &str) -> Ascii {
 }
 
 /// Applies a profile until its result no longer changes, at most four times (RFC 8264 §7).
-fn stable<'a>(
-    part: &'a str,
+fn stable(
+    part: &str,
     error: Error,
     enforce: impl Fn(&str) -> Option<String>,
-) -> Result<Cow<'a, str>, Error> {
+) -> Result<Cow<'_, str>, Error> {
     if part.len() > MAX_INPUT_BYTES {
         return Err(Error::TooLong);
     }
@@ -148,7 +159,11 @@ fn stable<'a>(
 }
 
 fn within_limit(part: Cow<'_, str>) -> Result<Cow<'_, str>, Error> {
-    if part.len() > MAX_PART_BYTES { Err(Error::TooLong) } else { Ok(part) }
+    if part.len() > MAX_PART_BYTES {
+        Err(Error::TooLong)
+    } else {
+        Ok(part)
+    }
 }
 
 const PLAIN: u8 = 1;
@@ -160,9 +175,9 @@ const OTHER: u8 = 8;
 /// excludes.
 const LOCAL_CLASS: [u8; 256] = {
     let mut table = [OTHER; 256];
-    let mut byte = 0;
+    let mut byte = 0_u8;
     while byte < 0x80 {
-        table[byte] = match byte as u8 {
+        table[byte as usize] = match byte {
             b'A'..=b'Z' => UPPER,
             b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@' => FORBIDDEN,
             0x21..=0x7e => PLAIN,

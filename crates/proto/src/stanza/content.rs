@@ -54,17 +54,18 @@ impl ChildRef {
         };
         let ns = match walker.borrowed_namespace() {
             Some(ns::CLIENT) => Namespace::Client,
-            Some(uri) => {
-                place(uri).map_or(Namespace::Unclear, |(start, length)| {
-                    Namespace::Declared(start, length)
-                })
-            }
+            Some(uri) => place(uri).map_or(Namespace::Unclear, |(start, length)| {
+                Namespace::Declared(start, length)
+            }),
             None => Namespace::Unclear,
         };
         match place(walker.tag().local) {
             Some(name) => Self { name, ns },
             // Beyond 4 GiB.
-            None => Self { name: (0, 0), ns: Namespace::Unclear },
+            None => Self {
+                name: (0, 0),
+                ns: Namespace::Unclear,
+            },
         }
     }
 }
@@ -79,7 +80,12 @@ impl Content {
         if extra.is_empty() && inner.is_empty() {
             return Self(None);
         }
-        Self(Some(Arc::new(Shared { extra, inner, index, tree: OnceLock::new() })))
+        Self(Some(Arc::new(Shared {
+            extra,
+            inner,
+            index,
+            tree: OnceLock::new(),
+        })))
     }
 
     /// Content whose children have yet to be found.
@@ -154,7 +160,12 @@ impl Content {
             }
         };
         let extra = self.extra().into();
-        self.0 = Some(Arc::new(Shared { extra, inner: inner.into(), index, tree }));
+        self.0 = Some(Arc::new(Shared {
+            extra,
+            inner: inner.into(),
+            index,
+            tree,
+        }));
     }
 }
 

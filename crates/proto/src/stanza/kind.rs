@@ -15,7 +15,10 @@ pub enum Kind {
 
 /// Types of messages (RFC 6121 §5.2.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "RFC 6121 §5.2.2 explains them under these names")]
+#[expect(
+    missing_docs,
+    reason = "RFC 6121 §5.2.2 explains them under these names"
+)]
 pub enum MessageType {
     Chat,
     Error,
@@ -28,7 +31,10 @@ pub enum MessageType {
 
 /// Types of presence (RFC 6121 §4.7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "RFC 6121 §4.7.1 explains them under these names")]
+#[expect(
+    missing_docs,
+    reason = "RFC 6121 §4.7.1 explains them under these names"
+)]
 pub enum PresenceType {
     /// No type.
     #[default]
@@ -44,7 +50,10 @@ pub enum PresenceType {
 
 /// Types of IQs (RFC 6120 §8.2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "RFC 6120 §8.2.3 explains them under these names")]
+#[expect(
+    missing_docs,
+    reason = "RFC 6120 §8.2.3 explains them under these names"
+)]
 pub enum IqType {
     Get,
     Set,

@@ -6,10 +6,10 @@ use super::content::{ChildRef, Content, Index};
 use super::{IqType, Kind, MessageType, PresenceType, Stanza};
 use crate::error::{Condition, StanzaError};
 use crate::jid::{self, Jid};
+use crate::ns;
 use crate::stream::{StreamCondition, StreamError, StreamScope};
 use crate::xml::walker::{Event, Walker};
 use crate::xml::{self, Element, push_attribute};
-use crate::ns;
 
 /// Why a first-level element is no stanza that can be handled.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -40,7 +40,11 @@ impl RejectedStanza {
     /// to set.
     pub fn reply(&self) -> Option<Stanza> {
         let from = self.to.as_deref().and_then(|to| Jid::parse(to).ok());
-        let reply = Stanza { from, id: self.id.clone(), ..Stanza::new(self.reply_kind?) };
+        let reply = Stanza {
+            from,
+            id: self.id.clone(),
+            ..Stanza::new(self.reply_kind?)
+        };
         Some(reply.with_child(self.error.to_element()))
     }
 }
@@ -100,7 +104,14 @@ impl Stanza {
             Ok(checked) => checked,
             Err(condition) => return Err(reject(name, header, condition)),
         };
-        Ok(Self { kind, to, from, id: header.id, lang, content })
+        Ok(Self {
+            kind,
+            to,
+            from,
+            id: header.id,
+            lang,
+            content,
+        })
     }
 }
 
@@ -125,7 +136,10 @@ fn read_header<'a>(walker: &Walker<'a>) -> Header<'a> {
 }
 
 /// Walks to the end of the stanza; returns its content and where its children are.
-fn read_content<'a>(walker: &mut Walker<'a>, text: &'a str) -> Result<(&'a str, Index), xml::Error> {
+fn read_content<'a>(
+    walker: &mut Walker<'a>,
+    text: &'a str,
+) -> Result<(&'a str, Index), xml::Error> {
     let mut index = Index::new();
     let start = walker.position();
     let mut end = start;
@@ -168,9 +182,8 @@ fn check(
     content: &Content,
     children: usize,
 ) -> Result<Checked, StanzaError> {
-    let malformed = |error: jid::Error| {
-        StanzaError::new(Condition::JidMalformed).with_text(error.to_string())
-    };
+    let malformed =
+        |error: jid::Error| StanzaError::new(Condition::JidMalformed).with_text(error.to_string());
     let bad = |text: &str| StanzaError::new(Condition::BadRequest).with_text(text);
     let kind_name = header.kind.as_deref();
     let kind = match name {
@@ -200,8 +213,18 @@ fn check(
             Kind::Iq(kind)
         }
     };
-    let to = header.to.as_deref().map(Jid::parse).transpose().map_err(malformed)?;
-    let from = header.from.as_deref().map(Jid::parse).transpose().map_err(malformed)?;
+    let to = header
+        .to
+        .as_deref()
+        .map(Jid::parse)
+        .transpose()
+        .map_err(malformed)?;
+    let from = header
+        .from
+        .as_deref()
+        .map(Jid::parse)
+        .transpose()
+        .map_err(malformed)?;
     Ok((to, from, kind))
 }
 

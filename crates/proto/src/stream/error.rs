@@ -7,7 +7,10 @@ use crate::{ns, xml::push_escaped};
 
 /// The defined conditions (RFC 6120 §4.9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[expect(missing_docs, reason = "RFC 6120 §4.9.3 explains them under these names")]
+#[expect(
+    missing_docs,
+    reason = "RFC 6120 §4.9.3 explains them under these names"
+)]
 pub enum StreamCondition {
     BadFormat,
     BadNamespacePrefix,
@@ -84,17 +87,27 @@ pub struct StreamError {
 impl StreamError {
     /// An error without an explanation.
     pub fn new(condition: StreamCondition) -> Self {
-        Self { condition, text: None, host: None }
+        Self {
+            condition,
+            text: None,
+            host: None,
+        }
     }
 
     /// An error with an explanation.
     pub fn with_text(condition: StreamCondition, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { text: Some(text.into()), ..Self::new(condition) }
+        Self {
+            text: Some(text.into()),
+            ..Self::new(condition)
+        }
     }
 
     /// Tells the client to connect to `host[:port]` (RFC 6120 §4.9.3.19).
     pub fn see_other_host(host: &str) -> Self {
-        Self { host: Some(host.into()), ..Self::new(StreamCondition::SeeOtherHost) }
+        Self {
+            host: Some(host.into()),
+            ..Self::new(StreamCondition::SeeOtherHost)
+        }
     }
 
     /// `<stream:error>…</stream:error>`, for a stream whose header declares the prefix.
@@ -166,6 +179,9 @@ mod tests {
     #[test]
     fn see_other_host_names_the_host() {
         let xml = StreamError::see_other_host("[2001:db8::1]:5222").to_xml();
-        assert!(xml.contains(">[2001:db8::1]:5222</see-other-host>"), "{xml}");
+        assert!(
+            xml.contains(">[2001:db8::1]:5222</see-other-host>"),
+            "{xml}"
+        );
     }
 }

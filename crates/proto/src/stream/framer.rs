@@ -19,7 +19,10 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 KiB and 64 levels.
     fn default() -> Self {
-        Self { max_stanza_bytes: 262_144, max_depth: 64 }
+        Self {
+            max_stanza_bytes: 262_144,
+            max_depth: 64,
+        }
     }
 }
 
@@ -116,12 +119,18 @@ impl Framer {
                 return Ok(None);
             }
             let inside = self.phase == Phase::Inside;
-            let progress = self.scan.feed(input, self.limits.max_depth, !inside)?;
+            // One octet more than may come, so that it is noticed.
+            let room = self
+                .limits
+                .max_stanza_bytes
+                .saturating_sub(self.buffer.len());
+            let view = &input[..input.len().min(room.saturating_add(1))];
+            let progress = self.scan.feed(view, self.limits.max_depth, !inside)?;
             let used = match progress {
                 Progress::Done { used, .. } => used,
-                Progress::More => input.len(),
+                Progress::More => view.len(),
             };
-            if self.buffer.len() + used > self.limits.max_stanza_bytes {
+            if used > room {
                 return Err(too_big());
             }
             let (piece, rest) = input.split_at(used);
@@ -154,7 +163,9 @@ impl Framer {
         const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
         while let Some((&byte, rest)) = input.split_first() {
             match (self.phase, byte) {
-                (Phase::Start(seen), _) if seen < 3 && byte == BYTE_ORDER_MARK[usize::from(seen)] => {
+                (Phase::Start(seen), _)
+                    if seen < 3 && byte == BYTE_ORDER_MARK[usize::from(seen)] =>
+                {
                     self.phase = Phase::Start(seen + 1);
                 }
                 (Phase::Start(1 | 2), _) => return Err(StreamCondition::BadFormat.into()),
@@ -201,7 +212,9 @@ fn finish<'a>(
             Ok(Some(Frame::Open(piece)))
         }
         (Item::EndTag, Phase::Inside) => {
-            let name = piece.strip_prefix(b"</stream:stream").and_then(|p| p.strip_suffix(b">"));
+            let name = piece
+                .strip_prefix(b"</stream:stream")
+                .and_then(|p| p.strip_suffix(b">"));
             if !name.is_some_and(|rest| rest.trim_ascii().is_empty()) {
                 return Err(StreamCondition::NotWellFormed.into());
             }
@@ -232,13 +245,20 @@ pub fn ws_frame<'a>(message: &'a [u8], limits: &Limits) -> Result<Frame<'a>, Str
     if item != Item::Element || !message[end..].trim_ascii().is_empty() {
         return Err(StreamCondition::NotWellFormed.into());
     }
-    let name_end = message.iter().position(|b| b" \t\r\n/>".contains(b)).unwrap_or(message.len());
+    let name_end = message
+        .iter()
+        .position(|b| b" \t\r\n/>".contains(b))
+        .unwrap_or(message.len());
     // A prefix is allowed like anywhere else.
-    let name = message[1..name_end].rsplit(|&b| b == b':').next().unwrap_or_default();
+    let name = message[1..name_end]
+        .rsplit(|&b| b == b':')
+        .next()
+        .unwrap_or_default();
     match name {
         b"open" => Ok(Frame::Open(message)),
         b"close" => {
-            let element = crate::Element::from_stream(message, &super::StreamScope::websocket(None))?;
+            let element =
+                crate::Element::from_stream(message, &super::StreamScope::websocket(None))?;
             if element.is("close", crate::ns::FRAMING) {
                 Ok(Frame::Close)
             } else {
@@ -257,8 +277,10 @@ fn too_big() -> StreamError {
 fn check_declaration(piece: &[u8]) -> Result<(), StreamError> {
     let bad = || StreamError::from(StreamCondition::NotWellFormed);
     let text = str::from_utf8(piece).map_err(|_| bad())?;
-    let mut rest =
-        text.strip_prefix("<?xml").and_then(|text| text.strip_suffix("?>")).ok_or_else(bad)?;
+    let mut rest = text
+        .strip_prefix("<?xml")
+        .and_then(|text| text.strip_suffix("?>"))
+        .ok_or_else(bad)?;
     let mut expected = ["version", "encoding", "standalone"].as_slice();
     let mut first = true;
     loop {
@@ -278,7 +300,11 @@ fn check_declaration(piece: &[u8]) -> Result<(), StreamError> {
         first = false;
         expected = &expected[position + 1..];
         let after = after.trim_ascii_start();
-        let quote = after.chars().next().filter(|q| matches!(q, '\'' | '"')).ok_or_else(bad)?;
+        let quote = after
+            .chars()
+            .next()
+            .filter(|q| matches!(q, '\'' | '"'))
+            .ok_or_else(bad)?;
         let (value, after) = after[1..].split_once(quote).ok_or_else(bad)?;
         match name {
             "version" if value == "1.0" => {}
@@ -301,7 +327,10 @@ struct Scan {
 
 impl Default for Scan {
     fn default() -> Self {
-        Self { state: State::Text, depth: 0 }
+        Self {
+            state: State::Text,
+            depth: 0,
+        }
     }
 }
 
@@ -353,7 +382,6 @@ impl Scan {
         max_depth: u16,
         header: bool,
     ) -> Result<Progress, StreamError> {
-        const CDATA: &[u8] = b"<![CDATA[";
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
             match &mut self.state {
@@ -365,16 +393,7 @@ impl Scan {
                     None => return Ok(Progress::More),
                 },
                 State::Opened => {
-                    self.state = match byte {
-                        b'/' => State::EndTag,
-                        b'!' if self.depth > 0 => State::CdataStart(2),
-                        b'?' if header => State::Declaration(0, 2),
-                        b'?' | b'!' => return Err(StreamCondition::RestrictedXml.into()),
-                        b'>' | b'<' | b'"' | b'\'' => {
-                            return Err(StreamCondition::NotWellFormed.into());
-                        }
-                        _ => State::StartTag(ElementParser::Outside, 0),
-                    };
+                    self.state = self.after_opening(byte, header)?;
                     if !matches!(self.state, State::StartTag(..)) {
                         at += 1;
                     }
@@ -384,7 +403,11 @@ impl Scan {
                         *last = input[input.len() - 1];
                         return Ok(Progress::More);
                     };
-                    let before = if length > 0 { input[at + length - 1] } else { *last };
+                    let before = if length > 0 {
+                        input[at + length - 1]
+                    } else {
+                        *last
+                    };
                     at += length + 1;
                     let empty = before == b'/';
                     if self.depth >= max_depth {
@@ -401,7 +424,10 @@ impl Scan {
                     if !empty {
                         self.depth += 1;
                     } else if self.depth == 0 {
-                        return Ok(Progress::Done { used: at, item: Item::Element });
+                        return Ok(Progress::Done {
+                            used: at,
+                            item: Item::Element,
+                        });
                     }
                 }
                 State::EndTag => match memchr::memchr(b'>', &input[at..]) {
@@ -409,43 +435,27 @@ impl Scan {
                         at += skipped + 1;
                         self.state = State::Text;
                         if self.depth <= 1 {
-                            let item = if self.depth == 0 { Item::EndTag } else { Item::Element };
+                            let item = if self.depth == 0 {
+                                Item::EndTag
+                            } else {
+                                Item::Element
+                            };
                             return Ok(Progress::Done { used: at, item });
                         }
                         self.depth -= 1;
                     }
                     None => return Ok(Progress::More),
                 },
-                State::CdataStart(seen) => {
-                    if byte != CDATA[usize::from(*seen)] {
-                        return Err(StreamCondition::RestrictedXml.into());
-                    }
-                    *seen += 1;
-                    if usize::from(*seen) == CDATA.len() {
-                        self.state = State::Cdata(0);
-                    }
-                    at += 1;
-                }
-                State::Cdata(seen) => {
-                    match (*seen, byte) {
-                        (0, _) => match memchr::memchr(b']', &input[at..]) {
-                            Some(skipped) => {
-                                at += skipped;
-                                *seen = 1;
-                            }
-                            None => return Ok(Progress::More),
-                        },
-                        (1, b']') => *seen = 2,
-                        (2, b'>') => self.state = State::Text,
-                        (2, b']') => {}
-                        _ => *seen = 0,
-                    }
-                    at += 1;
+                State::CdataStart(_) | State::Cdata(_) => {
+                    at += self.cdata(&input[at..])?;
                 }
                 State::Declaration(last, length) => {
                     if *last == b'?' && byte == b'>' {
                         let used = at + 1;
-                        return Ok(Progress::Done { used, item: Item::Declaration });
+                        return Ok(Progress::Done {
+                            used,
+                            item: Item::Declaration,
+                        });
                     }
                     // Anything but `<?xml` is a processing instruction.
                     let name = match *length {
@@ -465,6 +475,50 @@ impl Scan {
             }
         }
         Ok(Progress::More)
+    }
+
+    /// What the octet after `<` begins.
+    fn after_opening(self, byte: u8, header: bool) -> Result<State, StreamError> {
+        Ok(match byte {
+            b'/' => State::EndTag,
+            b'!' if self.depth > 0 => State::CdataStart(2),
+            b'?' if header => State::Declaration(0, 2),
+            b'?' | b'!' => return Err(StreamCondition::RestrictedXml.into()),
+            b'>' | b'<' | b'"' | b'\'' => return Err(StreamCondition::NotWellFormed.into()),
+            _ => State::StartTag(ElementParser::Outside, 0),
+        })
+    }
+
+    /// Goes on within `<![CDATA[…]]>`; returns how far it came, at least one octet.
+    fn cdata(&mut self, input: &[u8]) -> Result<usize, StreamError> {
+        const OPENING: &[u8] = b"<![CDATA[";
+        let byte = input[0];
+        match &mut self.state {
+            State::CdataStart(seen) => {
+                if byte != OPENING[usize::from(*seen)] {
+                    return Err(StreamCondition::RestrictedXml.into());
+                }
+                *seen += 1;
+                if usize::from(*seen) == OPENING.len() {
+                    self.state = State::Cdata(0);
+                }
+            }
+            State::Cdata(0) => {
+                let Some(skipped) = memchr::memchr(b']', input) else {
+                    return Ok(input.len());
+                };
+                self.state = State::Cdata(1);
+                return Ok(skipped + 1);
+            }
+            State::Cdata(seen) => match (*seen, byte) {
+                (1, b']') => *seen = 2,
+                (2, b'>') => self.state = State::Text,
+                (2, b']') => {}
+                _ => *seen = 0,
+            },
+            _ => {}
+        }
+        Ok(1)
     }
 }
 

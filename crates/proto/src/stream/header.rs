@@ -99,8 +99,13 @@ impl StreamHeader {
     }
 
     fn from_attributes(attributes: &[Attribute<'_>]) -> Result<Self, StreamError> {
-        let mut header =
-            Self { to: None, from: None, version: Version::V0_9, lang: None, id: None };
+        let mut header = Self {
+            to: None,
+            from: None,
+            version: Version::V0_9,
+            lang: None,
+            id: None,
+        };
         for attribute in attributes {
             let value = attribute.value();
             match (attribute.prefix, attribute.local) {

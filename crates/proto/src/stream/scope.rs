@@ -62,13 +62,14 @@ impl StreamScope {
     /// A walker over an element of this stream.
     pub(crate) fn walker<'a>(&'a self, text: &'a str) -> Walker<'a> {
         match &self.0 {
-            None => {
-                Walker::document(text, ns::CLIENT, std::iter::once(("stream", ns::STREAMS)))
-            }
+            None => Walker::document(text, ns::CLIENT, std::iter::once(("stream", ns::STREAMS))),
             Some(declared) => Walker::document(
                 text,
                 &declared.default_ns,
-                declared.prefixes.iter().map(|(prefix, uri)| (&**prefix, &**uri)),
+                declared
+                    .prefixes
+                    .iter()
+                    .map(|(prefix, uri)| (&**prefix, &**uri)),
             ),
         }
     }

@@ -62,9 +62,8 @@ pub(super) const VALUE_STOP: u8 = 8;
 /// The classes of each byte.
 pub(super) const CLASS: [u8; 256] = {
     let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let b = byte as u8;
+    let mut b = 0_u8;
+    loop {
         let mut class = 0;
         if b.is_ascii_alphabetic() || b == b'_' {
             class |= NAME_START;
@@ -78,8 +77,10 @@ pub(super) const CLASS: [u8; 256] = {
         if matches!(b, b'<' | b'&' | b'"' | b'\'' | 0xEF) || b < 0x20 {
             class |= VALUE_STOP;
         }
-        table[byte] = class;
-        byte += 1;
+        table[b as usize] = class;
+        if b == u8::MAX {
+            break table;
+        }
+        b += 1;
     }
-    table
 };

@@ -53,7 +53,12 @@ impl Attribute {
 impl Element {
     /// An element without attributes and content. `name` must be an XML name without a prefix.
     pub fn new(name: &str, ns: &str) -> Self {
-        Self { name: name.into(), ns: ns.into(), attributes: Vec::new(), nodes: Vec::new() }
+        Self {
+            name: name.into(),
+            ns: ns.into(),
+            attributes: Vec::new(),
+            nodes: Vec::new(),
+        }
     }
 
     /// The name, without a prefix.
@@ -73,7 +78,10 @@ impl Element {
 
     /// The value of an attribute: `id`, or `xml:lang`.
     pub fn attr(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|a| *a.name == *name).map(|a| &*a.value)
+        self.attributes
+            .iter()
+            .find(|a| *a.name == *name)
+            .map(|a| &*a.value)
     }
 
     /// Sets an attribute. A prefix in the name may only be `xml`.
@@ -81,7 +89,11 @@ impl Element {
         let value = value.as_ref().into();
         match self.attributes.iter_mut().find(|a| *a.name == *name) {
             Some(attribute) => attribute.value = value,
-            None => self.attributes.push(Attribute { name: name.into(), ns: None, value }),
+            None => self.attributes.push(Attribute {
+                name: name.into(),
+                ns: None,
+                value,
+            }),
         }
     }
 
@@ -199,7 +211,10 @@ impl Element {
     /// Reads the content of an element whose default namespace is `default_ns`: what is there besides
     /// elements is left out.
     pub(crate) fn parse_children(content: &str, default_ns: &str) -> Result<Vec<Self>, Error> {
-        let root = build_into(Self::new("", default_ns), Walker::fragment(content, default_ns))?;
+        let root = build_into(
+            Self::new("", default_ns),
+            Walker::fragment(content, default_ns),
+        )?;
         Ok(root.into_children().collect())
     }
 
@@ -227,9 +242,13 @@ impl Element {
             escape::push_attribute(out, "xmlns", default_ns);
         }
         for (index, attribute) in self.attributes.iter().enumerate() {
-            if let (Some(uri), Some((prefix, _))) = (&attribute.ns, attribute.name.split_once(':')) {
+            if let (Some(uri), Some((prefix, _))) = (&attribute.ns, attribute.name.split_once(':'))
+            {
                 let declared = self.attributes[..index].iter().any(|other| {
-                    other.name.split_once(':').is_some_and(|(other, _)| other == prefix)
+                    other
+                        .name
+                        .split_once(':')
+                        .is_some_and(|(other, _)| other == prefix)
                 });
                 if !declared {
                     out.push_str(" xmlns:");
@@ -267,7 +286,10 @@ pub(crate) fn push_nodes(nodes: &[Node], out: &mut impl escape::Sink, parent_ns:
 /// Builds the tree of a document.
 fn build(walker: Walker<'_>) -> Result<Element, Error> {
     let holder = build_into(Element::new("", ""), walker)?;
-    holder.into_children().next().ok_or(Error::NotWellFormed("no element"))
+    holder
+        .into_children()
+        .next()
+        .ok_or(Error::NotWellFormed("no element"))
 }
 
 /// Adds what the walker finds to an element.
@@ -296,7 +318,11 @@ fn build_into(root: Element, mut walker: Walker<'_>) -> Result<Element, Error> {
 fn start(walker: &Walker<'_>, parent: &Element) -> Element {
     // Most elements are in the namespace of their parent.
     let ns = walker.namespace();
-    let ns = if *parent.ns == *ns { parent.ns.clone() } else { ns.into() };
+    let ns = if *parent.ns == *ns {
+        parent.ns.clone()
+    } else {
+        ns.into()
+    };
     let attributes = walker
         .attributes()
         .iter()
@@ -310,5 +336,10 @@ fn start(walker: &Walker<'_>, parent: &Element) -> Element {
             value: attribute.value().into(),
         })
         .collect();
-    Element { name: walker.tag().local.into(), ns, attributes, nodes: Vec::new() }
+    Element {
+        name: walker.tag().local.into(),
+        ns,
+        attributes,
+        nodes: Vec::new(),
+    }
 }

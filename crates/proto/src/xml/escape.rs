@@ -59,8 +59,7 @@ pub(super) fn attribute_value(raw: &str) -> Cow<'_, str> {
 }
 
 fn resolve(raw: &str, attribute: bool) -> Cow<'_, str> {
-    let special =
-        |b: u8| matches!(b, b'&' | b'\r') || (attribute && matches!(b, b'\n' | b'\t'));
+    let special = |b: u8| matches!(b, b'&' | b'\r') || (attribute && matches!(b, b'\n' | b'\t'));
     let bytes = raw.as_bytes();
     let Some(mut at) = bytes.iter().position(|&b| special(b)) else {
         return Cow::Borrowed(raw);
@@ -70,14 +69,23 @@ fn resolve(raw: &str, attribute: bool) -> Cow<'_, str> {
     while let Some(&byte) = bytes.get(at) {
         if byte == b'&' {
             // It has been checked, so there is a reference.
-            let Ok((c, end)) = reference(raw, at) else { break };
+            let Ok((c, end)) = reference(raw, at) else {
+                break;
+            };
             value.push(c);
             at = end;
         } else if special(byte) {
             value.push(if attribute { ' ' } else { '\n' });
-            at += if bytes[at..].starts_with(b"\r\n") { 2 } else { 1 };
+            at += if bytes[at..].starts_with(b"\r\n") {
+                2
+            } else {
+                1
+            };
         } else {
-            let end = bytes[at..].iter().position(|&b| special(b)).map_or(raw.len(), |n| at + n);
+            let end = bytes[at..]
+                .iter()
+                .position(|&b| special(b))
+                .map_or(raw.len(), |n| at + n);
             value.push_str(&raw[at..end]);
             at = end;
         }
@@ -148,20 +156,15 @@ fn push(out: &mut impl Sink, text: &str, attribute: bool) {
             b'\r' => "&#xD;",
             b'\n' if attribute => "&#xA;",
             b'\t' if attribute => "&#x9;",
-            b'\n' | b'\t' => {
+            // U+FFFE and U+FFFF.
+            0xEF if matches!(bytes.get(at + 1..at + 3), Some([0xBF, 0xBE | 0xBF])) => {
+                length = 3;
+                ""
+            }
+            b'\n' | b'\t' | 0xEF => {
                 at += 1;
                 continue;
             }
-            0xEF => match bytes.get(at + 1..at + 3) {
-                Some([0xBF, 0xBE | 0xBF]) => {
-                    length = 3;
-                    ""
-                }
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            },
             _ => "",
         };
         out.push_str(&text[start..at]);
@@ -175,11 +178,12 @@ fn push(out: &mut impl Sink, text: &str, attribute: bool) {
 /// Bytes that `push` looks at.
 const ESCAPED: [bool; 256] = {
     let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let b = byte as u8;
-        table[byte] = matches!(b, b'<' | b'>' | b'&' | b'\'' | b'"' | 0xEF) || b < 0x20;
-        byte += 1;
+    let mut b = 0_u8;
+    loop {
+        table[b as usize] = matches!(b, b'<' | b'>' | b'&' | b'\'' | b'"' | 0xEF) || b < 0x20;
+        if b == u8::MAX {
+            break table;
+        }
+        b += 1;
     }
-    table
 };

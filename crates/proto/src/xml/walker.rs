@@ -85,7 +85,11 @@ impl<'a> Attribute<'a> {
     }
 
     pub(crate) fn value(&self) -> Cow<'a, str> {
-        if self.plain { Cow::Borrowed(self.value) } else { escape::attribute_value(self.value) }
+        if self.plain {
+            Cow::Borrowed(self.value)
+        } else {
+            escape::attribute_value(self.value)
+        }
     }
 
     /// Whether this is `xmlns='…'` or `xmlns:prefix='…'`.
@@ -141,12 +145,18 @@ impl<'a> Walker<'a> {
         default: &'a str,
         declared: impl Iterator<Item = (&'a str, &'a str)>,
     ) -> Self {
-        let outer = Binding { prefix: "", uri: Cow::Borrowed(default), used: false };
+        let outer = Binding {
+            prefix: "",
+            uri: Cow::Borrowed(default),
+            used: false,
+        };
         let mut bindings = SmallVec::new();
         bindings.push(outer);
-        bindings.extend(
-            declared.map(|(prefix, uri)| Binding { prefix, uri: Cow::Borrowed(uri), used: false }),
-        );
+        bindings.extend(declared.map(|(prefix, uri)| Binding {
+            prefix,
+            uri: Cow::Borrowed(uri),
+            used: false,
+        }));
         Self {
             text,
             at: 0,
@@ -163,7 +173,10 @@ impl<'a> Walker<'a> {
 
     /// Starts at the content of an element.
     pub(crate) fn fragment(text: &'a str, default: &'a str) -> Self {
-        Self { fragment: true, ..Self::document(text, default, std::iter::empty()) }
+        Self {
+            fragment: true,
+            ..Self::document(text, default, std::iter::empty())
+        }
     }
 
     /// The last start tag.
@@ -181,12 +194,18 @@ impl<'a> Walker<'a> {
     /// Namespace of the last start tag; to be asked before the next event.
     #[inline]
     pub(crate) fn namespace(&self) -> &str {
-        self.bindings.get(self.tag.binding).map_or(ns::XML, |binding| &binding.uri)
+        self.bindings
+            .get(self.tag.binding)
+            .map_or(ns::XML, |binding| &binding.uri)
     }
 
     /// The same, if it is a slice of the text or was given from outside.
     pub(crate) fn borrowed_namespace(&self) -> Option<&'a str> {
-        match self.bindings.get(self.tag.binding).map(|binding| &binding.uri) {
+        match self
+            .bindings
+            .get(self.tag.binding)
+            .map(|binding| &binding.uri)
+        {
             Some(Cow::Borrowed(uri)) => Some(uri),
             _ => None,
         }
@@ -291,7 +310,10 @@ impl<'a> Walker<'a> {
             at += 1;
         }
         self.at = at;
-        Ok(Event::Text(Text { raw: &text[start..at], form }))
+        Ok(Event::Text(Text {
+            raw: &text[start..at],
+            form,
+        }))
     }
 
     fn cdata(&mut self) -> Result<Event<'a>, Error> {
@@ -310,11 +332,17 @@ impl<'a> Walker<'a> {
             }
         }
         self.at += OPENING.len() + length + 3;
-        Ok(Event::Text(Text { raw, form: Form::Cdata }))
+        Ok(Event::Text(Text {
+            raw,
+            form: Form::Cdata,
+        }))
     }
 
     fn end_tag(&mut self) -> Result<Event<'a>, Error> {
-        let open = self.open.last().ok_or(Error::NotWellFormed("end tag without a start"))?;
+        let open = self
+            .open
+            .last()
+            .ok_or(Error::NotWellFormed("end tag without a start"))?;
         let bytes = self.text.as_bytes();
         let start = self.at + 2;
         let mut at = start + open.name.len();
@@ -345,7 +373,11 @@ impl<'a> Walker<'a> {
     fn start_tag(&mut self) -> Result<Event<'a>, Error> {
         let (text, bytes) = (self.text, self.text.as_bytes());
         let start = self.at;
-        let outer = Open { name: "", bindings: self.bindings.len(), default: self.default };
+        let outer = Open {
+            name: "",
+            bindings: self.bindings.len(),
+            default: self.default,
+        };
         let (prefix, local, mut at) = qname(text, start + 1)?;
         let name = &text[start + 1..at];
         let mut prefixed = 0;
@@ -372,9 +404,11 @@ impl<'a> Walker<'a> {
             }
             let (attribute, end) = attribute(text, at)?;
             at = end;
-            if self.attributes.iter().any(|other| {
-                other.local == attribute.local && other.prefix == attribute.prefix
-            }) {
+            if self
+                .attributes
+                .iter()
+                .any(|other| other.local == attribute.local && other.prefix == attribute.prefix)
+            {
                 return Err(Error::NotWellFormed("attribute twice"));
             }
             if self.attributes.len() == MAX_ATTRIBUTES {
@@ -399,7 +433,11 @@ impl<'a> Walker<'a> {
             binding.used |= self.fragment || !self.open.is_empty();
         }
         self.open.push(Open { name, ..outer });
-        self.tag = Tag { prefix, local, binding };
+        self.tag = Tag {
+            prefix,
+            local,
+            binding,
+        };
         self.at = at;
         self.empty = empty;
         self.rooted = true;
@@ -409,7 +447,11 @@ impl<'a> Walker<'a> {
     /// Takes a namespace declaration into scope.
     fn declare(&mut self, attribute: &Attribute<'a>) -> Result<(), Error> {
         let uri = attribute.value();
-        let prefix = if attribute.prefix.is_empty() { "" } else { attribute.local };
+        let prefix = if attribute.prefix.is_empty() {
+            ""
+        } else {
+            attribute.local
+        };
         // Namespaces in XML 1.0 §3: `xml` means one namespace and nothing else means it; `xmlns` is
         // not to be declared; a prefix cannot be undeclared.
         let allowed = match (prefix, &*uri) {
@@ -430,7 +472,11 @@ impl<'a> Walker<'a> {
         if prefix.is_empty() {
             self.default = self.bindings.len();
         }
-        self.bindings.push(Binding { prefix, uri, used: false });
+        self.bindings.push(Binding {
+            prefix,
+            uri,
+            used: false,
+        });
         Ok(())
     }
 
@@ -461,7 +507,10 @@ impl<'a> Walker<'a> {
                 let uri = &self.bindings[found].uri;
                 let same = |&(other, local): &(usize, &str)| {
                     local == attribute.local
-                        && self.bindings.get(other).is_some_and(|other| other.uri == *uri)
+                        && self
+                            .bindings
+                            .get(other)
+                            .is_some_and(|other| other.uri == *uri)
                 };
                 if seen.iter().any(same) {
                     return Err(Error::NotWellFormed("attribute twice in one namespace"));
@@ -505,15 +554,16 @@ fn attribute(text: &str, start: usize) -> Result<(Attribute<'_>, usize), Error> 
     while bytes.get(at).is_some_and(|&b| is_space(b)) {
         at += 1;
     }
-    let quote = match bytes.get(at) {
-        Some(&quote @ (b'"' | b'\'')) => quote,
-        _ => return Err(Error::NotWellFormed("attribute value without quotes")),
+    let Some(&quote @ (b'"' | b'\'')) = bytes.get(at) else {
+        return Err(Error::NotWellFormed("attribute value without quotes"));
     };
     let value_start = at + 1;
     let mut plain = true;
     at = value_start;
     loop {
-        let byte = *bytes.get(at).ok_or(Error::NotWellFormed("attribute value without an end"))?;
+        let byte = *bytes
+            .get(at)
+            .ok_or(Error::NotWellFormed("attribute value without an end"))?;
         if CLASS[usize::from(byte)] & VALUE_STOP == 0 {
             at += 1;
             continue;
