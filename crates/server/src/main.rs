@@ -1,2 +1,94 @@
-//! Placeholder.
-fn main() {}
+//! `rookery`: the server, and the commands to manage it.
+//!
+//! This crate reads the configuration, opens sockets, certificates and the database, starts the
+//! node of `rookery-actors` and stops it again. What streams and sessions do is not decided here.
+//!
+//! Exit status: 0 after a clean stop, 2 for a bad configuration, 1 for all else.
+
+mod accounts;
+mod admin;
+mod certificates;
+mod cli;
+mod config;
+mod control;
+mod health;
+mod host_meta;
+mod http;
+mod listen;
+mod logging;
+mod metrics;
+mod password;
+mod ports_file;
+mod serve;
+mod tls;
+mod web;
+mod websocket;
+mod wiring;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+use crate::config::{Config, Problems, Sources};
+
+/// jemalloc gives memory back after a peak of connections; see docs/architecture.md.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = if error.is::<Problems>() { 2 } else { 1 };
+            eprintln!("rookery: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&Sources {
+        file: cli.settings.config.as_deref(),
+        environment: None,
+        overrides: &cli.settings.set,
+    })?;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            logging::start(&config.log)?;
+            actix_rt::System::new()
+                .block_on(serve::serve(config))
+                .map(|()| ExitCode::SUCCESS)
+        }
+        Command::User { command } => runtime()?.block_on(accounts::run(&config, command)),
+        Command::Config {
+            command: ConfigCommand::Check,
+        } => {
+            if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) {
+                certificates::load(certificate, key)?;
+            }
+            for warning in config::warnings(&config) {
+                eprintln!("warning: {warning}");
+            }
+            println!("the configuration is valid");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config {
+            command: ConfigCommand::Show,
+        } => {
+            print!("{}", config.to_toml());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Health => runtime()?.block_on(health::run(&config)),
+    }
+}
+
+/// A runtime for commands: one thread is enough.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}

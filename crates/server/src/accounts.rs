@@ -1,0 +1,200 @@
+//! `rookery user …`: works on the database, whether a server runs or not, and tells the server that
+//! runs here.
+
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use ring::rand::{SecureRandom, SystemRandom};
+use rookery_features::password::{Password, SALT_LEN, derive_credentials};
+use rookery_proto::credentials::Credentials;
+use rookery_proto::jid::BareJid;
+use rookery_storage::{Error, Storage};
+
+use crate::cli::{PasswordArgs, UserCommand};
+use crate::config::Config;
+use crate::control::{self, AccountChanged, Told};
+use crate::{password, wiring};
+
+/// How many addresses are read from the database at a time.
+const PAGE: usize = 1000;
+
+/// Runs the command.
+///
+/// # Errors
+/// If it could not do what it was asked for.
+pub(crate) async fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
+    control::create_data_dir(&config.server.data_dir)?;
+    let storage = wiring::open_storage(config).await?;
+    let result = dispatch(config, &storage, command).await;
+    storage.close().await;
+    result
+}
+
+async fn dispatch(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    command: UserCommand,
+) -> anyhow::Result<ExitCode> {
+    match command {
+        UserCommand::Add { address, password } => {
+            let account = parse(config, &address)?;
+            if storage.exists(&account).await? {
+                bail!("{account} exists already; `user passwd` changes its password");
+            }
+            let credentials = new_credentials(config, &password)?;
+            match storage.create(&account, &credentials).await {
+                // Somebody was quicker while the password was typed.
+                Err(Error::Exists) => bail!("{account} exists already"),
+                other => other?,
+            }
+            println!("added {account}");
+        }
+        UserCommand::Passwd { address, password } => {
+            let account = parse(config, &address)?;
+            if !storage.exists(&account).await? {
+                bail!("there is no account {account}");
+            }
+            let credentials = new_credentials(config, &password)?;
+            if !storage.set_credentials(&account, &credentials).await? {
+                bail!("there is no account {account}");
+            }
+            println!("changed the password of {account}");
+            tell(
+                config,
+                AccountChanged {
+                    account,
+                    removed: false,
+                },
+            )
+            .await;
+        }
+        UserCommand::Delete { address } => {
+            // Also of a domain that is not served any more.
+            let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
+            if !storage.delete(&account).await? {
+                bail!("there is no account {account}");
+            }
+            println!("deleted {account}");
+            tell(
+                config,
+                AccountChanged {
+                    account,
+                    removed: true,
+                },
+            )
+            .await;
+        }
+        UserCommand::List { domain } => list(config, storage, domain).await?,
+        UserCommand::Exists { address } => {
+            let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
+            let exists = storage.exists(&account).await?;
+            return Ok(if exists {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An address in a served domain.
+fn parse(config: &Config, address: &str) -> anyhow::Result<BareJid> {
+    let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
+    if account.local().is_none() {
+        bail!("{}", not_an_address(address));
+    }
+    let domains = &config.server.domains;
+    if !domains
+        .iter()
+        .any(|domain| domain.as_str() == account.domain())
+    {
+        let served: Vec<_> = domains.iter().map(ToString::to_string).collect();
+        bail!(
+            "{} is not a served domain; server.domains has {}",
+            account.domain(),
+            served.join(", ")
+        );
+    }
+    Ok(account)
+}
+
+fn not_an_address(address: &str) -> String {
+    format!("{address:?} is not an account's address; write it like ann@localhost")
+}
+
+fn new_credentials(config: &Config, args: &PasswordArgs) -> anyhow::Result<Credentials> {
+    let new = password::get(args)?;
+    let iterations = NonZeroU32::new(config.auth.scram_iterations.get_u32())
+        .context("auth.scram_iterations is 0")?;
+    let random = SystemRandom::new();
+    let mut salts = [[0; SALT_LEN]; 2];
+    for salt in &mut salts {
+        if random.fill(salt).is_err() {
+            bail!("the operating system has no random numbers");
+        }
+    }
+    let salts = [salts[0].as_slice(), salts[1].as_slice()];
+    let credentials = derive_credentials(&Password::new(&new.text), salts, iterations)?;
+    if new.generated {
+        println!("password: {}", new.text);
+    }
+    Ok(credentials)
+}
+
+async fn list(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    domain: Option<String>,
+) -> anyhow::Result<()> {
+    let domains = match domain {
+        Some(domain) => vec![domain],
+        None => config
+            .server
+            .domains
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let mut out = std::io::stdout().lock();
+    for domain in domains {
+        let mut after: Option<BareJid> = None;
+        loop {
+            let page = storage
+                .accounts(&domain, after.as_ref().map(BareJid::as_str), PAGE)
+                .await?;
+            for account in &page {
+                writeln!(out, "{account}")?;
+            }
+            match page.into_iter().next_back() {
+                Some(last) => after = Some(last),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the server that runs on the same data directory. The change is committed in any case.
+async fn tell(config: &Config, change: AccountChanged) {
+    match control::tell(&config.server.data_dir, &change).await {
+        Ok(Told::Server) => {}
+        Ok(Told::Nobody) => {
+            // With a shared database, other nodes may have sessions of the account.
+            if config.cluster.redis.is_some() {
+                eprintln!(
+                    "rookery: no node runs on this data directory; \
+                     sessions of {} on other nodes go on until they end by themselves",
+                    change.account
+                );
+            }
+        }
+        Err(error) => eprintln!(
+            "rookery: the running server could not be told, so sessions of {} go on: {error}",
+            change.account
+        ),
+    }
+}

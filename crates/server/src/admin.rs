@@ -1,0 +1,129 @@
+//! Monitoring: `/metrics`, `/healthz`, `/readyz` on `admin.listen`.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use rookery_storage::Storage;
+
+use crate::metrics;
+use crate::web::{self, Answer, Origin, Site};
+use crate::wiring::NodeHandle;
+
+/// How long the database may take to say that it is well.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections to `admin.listen` at a time.
+pub(crate) const CONNECTIONS: usize = 64;
+
+/// How far the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stage {
+    /// Opening the database, joining the cluster.
+    #[default]
+    Starting,
+    /// Taking connections.
+    Serving,
+    /// Ending streams.
+    Stopping,
+}
+
+/// Whether load balancers should send clients here.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness {
+    stage: Mutex<Stage>,
+    parts: OnceLock<(Arc<dyn Storage>, NodeHandle)>,
+}
+
+impl Readiness {
+    /// The database and the node exist from now on, and connections are taken.
+    pub(crate) fn serving(&self, storage: Arc<dyn Storage>, node: NodeHandle) {
+        // A server starts once.
+        let _ = self.parts.set((storage, node));
+        self.set(Stage::Serving);
+    }
+
+    /// Goes on to another stage.
+    pub(crate) fn set(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// Why no client should come here; empty if they may.
+    async fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let stage = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        match stage {
+            Stage::Starting => problems.push("starting".into()),
+            Stage::Serving => {}
+            Stage::Stopping => problems.push("stopping".into()),
+        }
+        if let Some((storage, node)) = self.parts.get() {
+            match tokio::time::timeout(STORAGE_TIMEOUT, storage.health()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => problems.push(format!("storage: {error}")),
+                Err(_) => problems.push("storage: no answer".into()),
+            }
+            if node.is_fenced() {
+                problems.push("cluster: cut off from the directory".into());
+            }
+        }
+        problems
+    }
+
+    async fn answer(&self) -> Answer {
+        let problems = self.problems().await;
+        let ready = problems.is_empty();
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let body = serde_json::json!({ "ready": ready, "problems": problems });
+        web::typed(status, "application/json", format!("{body}\n"))
+    }
+}
+
+/// What is served on `admin.listen`.
+#[derive(Debug)]
+pub(crate) struct AdminSite {
+    readiness: Arc<Readiness>,
+}
+
+impl AdminSite {
+    /// A site that reports this readiness.
+    pub(crate) fn new(readiness: Arc<Readiness>) -> Self {
+        Self { readiness }
+    }
+}
+
+impl Site for AdminSite {
+    async fn answer(&self, request: Request<Incoming>, _origin: Origin) -> Answer {
+        let path = request.uri().path();
+        let (path, answer) = match (request.method(), path) {
+            (&Method::GET, "/metrics") => ("/metrics", all_metrics()),
+            (&Method::GET | &Method::HEAD, "/healthz") => {
+                ("/healthz", web::text(StatusCode::OK, "ok\n"))
+            }
+            (&Method::GET | &Method::HEAD, "/readyz") => ("/readyz", self.readiness.answer().await),
+            _ => ("other", web::not_found()),
+        };
+        metrics::HTTP_REQUESTS
+            .with_label_values(&[path, answer.status().as_str()])
+            .inc();
+        answer
+    }
+}
+
+fn all_metrics() -> Answer {
+    match prometheus::TextEncoder::new().encode_to_string(&prometheus::gather()) {
+        Ok(text) => web::typed(StatusCode::OK, "text/plain; version=0.0.4", text),
+        Err(error) => {
+            tracing::error!(%error, "metrics");
+            web::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "cannot write the metrics\n",
+            )
+        }
+    }
+}

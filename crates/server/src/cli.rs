@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// An XMPP server that many identical nodes form together.
+#[derive(Debug, Parser)]
+#[command(name = "rookery", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do; without a command the server runs.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// Where settings come from besides the environment (`ROOKERY__SECTION__KEY`).
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", global = true, env = "ROOKERY_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Sets one key, above file and environment; can be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true, value_parser = key_and_value)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server.
+    Serve,
+    /// Manage accounts, whether the server runs or not.
+    User {
+        /// What to do with accounts.
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+    /// Look at the configuration.
+    Config {
+        /// What to do with the configuration.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Ask the server of this configuration whether it is ready; the exit status is the answer.
+    Health,
+}
+
+/// What to do with accounts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make an account. Asks for the password unless told where it comes from.
+    Add {
+        /// The account's address, such as ann@localhost.
+        address: String,
+        /// Where the password comes from.
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+    /// Change the password of an account and end its sessions.
+    Passwd {
+        /// The account's address.
+        address: String,
+        /// Where the password comes from.
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+    /// Delete an account with everything that belongs to it, and end its sessions.
+    Delete {
+        /// The account's address.
+        address: String,
+    },
+    /// Print the addresses of all accounts, one a line.
+    List {
+        /// Only those of one domain.
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// Exit with status 0 if the account exists and 1 if it does not.
+    Exists {
+        /// The account's address.
+        address: String,
+    },
+}
+
+/// Where a password comes from, if not from the keyboard.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct PasswordArgs {
+    /// Read the password from the first line of the standard input.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    /// Make up a password and print it.
+    #[arg(long)]
+    pub(crate) generate: bool,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the server would start with it; certificates are read as well.
+    Check,
+    /// Print what is in effect, with comments and without passwords.
+    Show,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected section.key=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_may_stand_before_and_after_the_command() {
+        for line in [
+            ["rookery", "--set", "c2s.tls=optional", "user", "list"],
+            ["rookery", "user", "list", "--set", "c2s.tls=optional"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(
+                cli.settings.set,
+                [("c2s.tls".to_owned(), "optional".to_owned())]
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_may_hold_an_equals_sign() {
+        assert_eq!(key_and_value("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(key_and_value("a.b").is_err());
+    }
+
+    #[test]
+    fn a_password_comes_from_one_place() {
+        let line = [
+            "rookery",
+            "user",
+            "add",
+            "ann@localhost",
+            "--generate",
+            "--password-stdin",
+        ];
+        assert!(Cli::try_parse_from(line).is_err());
+    }
+}

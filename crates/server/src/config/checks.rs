@@ -1,0 +1,131 @@
+//! What must hold between settings.
+
+use std::time::Duration;
+
+use super::{Config, Problem, ProxyProtocol, TlsPolicy};
+
+/// Reports values that do not fit together.
+pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
+    let mut refuse = |keys: &'static str, reason: String| {
+        problems.push(Problem::Together { keys, reason });
+    };
+    if config.server.domains.is_empty() {
+        refuse(
+            "server.domains",
+            "at least one domain has to be served".into(),
+        );
+    }
+    match (&config.tls.certificate, &config.tls.key) {
+        (Some(_), None) => refuse(
+            "tls.certificate, tls.key",
+            "the certificate needs its private key: set tls.key as well".into(),
+        ),
+        (None, Some(_)) => refuse(
+            "tls.certificate, tls.key",
+            "the key needs its certificate: set tls.certificate as well".into(),
+        ),
+        _ => {}
+    }
+    if config.auth.mechanisms.is_empty() {
+        refuse(
+            "auth.mechanisms",
+            "without a mechanism nobody can log in".into(),
+        );
+    }
+    if config.c2s.proxy_protocol == ProxyProtocol::V2 && config.c2s.proxy_trusted.is_empty() {
+        refuse(
+            "c2s.proxy_protocol, c2s.proxy_trusted",
+            "the PROXY protocol is on, but nobody is trusted to send it: name the load balancers in \
+             c2s.proxy_trusted, e.g. [\"10.0.0.0/8\"]"
+                .into(),
+        );
+    }
+    if config.cluster.redis.is_some() && config.storage_url().starts_with("sqlite:") {
+        refuse(
+            "cluster.redis, storage.url",
+            "SQLite is a file of one node, but the nodes of a cluster have to share accounts and \
+             messages: set storage.url to postgres://…, or leave out cluster.redis to run one node"
+                .into(),
+        );
+    }
+    if config.storage.password_file.is_some()
+        && !super::value::lacks_password(&config.storage_url())
+    {
+        refuse(
+            "storage.password_file, storage.url",
+            "the password of the file needs a user, and no other password, in storage.url: \
+             postgres://USER@HOST/DATABASE"
+                .into(),
+        );
+    }
+    if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&config.cluster.lease) {
+        refuse(
+            "cluster.lease",
+            "a lease lasts from \"1s\" to \"10m\"".into(),
+        );
+    }
+    for (keys, time) in [
+        ("c2s.negotiation_timeout", config.c2s.negotiation_timeout),
+        (
+            "limits.auth_failure_window",
+            config.limits.auth_failure_window,
+        ),
+    ] {
+        if time.is_zero() {
+            refuse(keys, "has to be longer than nothing".into());
+        }
+    }
+    if config.limits.outbox_bytes.get() < config.c2s.max_stanza_bytes.get() {
+        refuse(
+            "limits.outbox_bytes, c2s.max_stanza_bytes",
+            "the outbox has to hold at least one stanza of the largest size".into(),
+        );
+    }
+    if let Some(url) = &config.http.websocket_url
+        && !(url.starts_with("wss://") || url.starts_with("ws://"))
+    {
+        refuse(
+            "http.websocket_url",
+            format!("{url:?} does not start with wss:// or ws://"),
+        );
+    }
+    if let Err(error) = config
+        .log
+        .level
+        .parse::<tracing_subscriber::filter::Targets>()
+    {
+        refuse("log.level", format!("{:?}: {error}", config.log.level));
+    }
+}
+
+/// What is allowed, but worth a warning at each start.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let is_local = |address: &std::net::SocketAddr| address.ip().to_canonical().is_loopback();
+    let word = match config.c2s.tls {
+        TlsPolicy::Required => None,
+        TlsPolicy::Optional => Some("optional"),
+        TlsPolicy::Disabled => Some("disabled"),
+    };
+    if let Some(word) = word {
+        let open = config
+            .c2s
+            .listen
+            .iter()
+            .chain(&config.http.listen)
+            .any(|a| !is_local(a));
+        let reach = if open { " also to other machines" } else { "" };
+        warnings.push(format!(
+            "c2s.tls is \"{word}\": messages can cross the network unencrypted{reach}; \
+             this is for tests on the loopback interface"
+        ));
+    }
+    if config.admin.listen.iter().any(|address| !is_local(address)) {
+        warnings.push(
+            "admin.listen is open to other machines, and it asks for no password: \
+             keep strangers away from it by other means"
+                .into(),
+        );
+    }
+    warnings
+}

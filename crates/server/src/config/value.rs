@@ -1,0 +1,599 @@
+//! The types of settings: how each is read from text or TOML, what it allows, how it is shown.
+//!
+//! A value comes from a TOML file with its type, or as text from the environment and `--set`; both
+//! give the same result. A type here cannot hold a value that its setting does not allow.
+
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::ValueKind;
+use rookery_actors::settings::Network;
+use rookery_proto::jid::Jid;
+
+/// The type of a setting.
+pub(crate) trait Value: Sized {
+    /// What is allowed, as the end of the sentence "allowed: …".
+    fn allowed() -> String;
+
+    /// Reads the value, or `None` if it is not allowed.
+    fn read(raw: &ValueKind) -> Option<Self>;
+
+    /// The value in TOML, secrets included.
+    fn to_toml(&self) -> String;
+
+    /// The value in TOML as it may be shown to people.
+    fn to_masked_toml(&self) -> String {
+        self.to_toml()
+    }
+}
+
+/// A setting with a fixed list of words.
+pub(crate) trait Choice: Copy + PartialEq + 'static {
+    /// Each word with its meaning.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+impl<T: Choice> Value for T {
+    fn allowed() -> String {
+        let words: Vec<_> = T::WORDS
+            .iter()
+            .map(|(word, _)| format!("{word:?}"))
+            .collect();
+        words.join(", ")
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let ValueKind::String(text) = raw else {
+            return None;
+        };
+        T::WORDS
+            .iter()
+            .find(|(word, _)| word == text)
+            .map(|&(_, value)| value)
+    }
+
+    fn to_toml(&self) -> String {
+        let (word, _) = T::WORDS
+            .iter()
+            .find(|(_, value)| value == self)
+            .expect("a word for each");
+        toml_string(word)
+    }
+}
+
+impl Value for bool {
+    fn allowed() -> String {
+        "true, false".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        match raw {
+            ValueKind::Boolean(value) => Some(*value),
+            ValueKind::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// An integer from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Integer<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Integer<MIN, MAX> {
+    /// The number, for what is counted in memory. `MAX` is far below the limit of `usize`.
+    pub(crate) fn get(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    /// The number as `u32`; larger numbers, which no setting allows, become the largest `u32`.
+    pub(crate) fn get_u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Value for Integer<MIN, MAX> {
+    fn allowed() -> String {
+        format!("an integer from {MIN} to {MAX}")
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let value = match raw {
+            ValueKind::I64(value) => u64::try_from(*value).ok()?,
+            ValueKind::U64(value) => *value,
+            ValueKind::String(text) => text.trim().replace('_', "").parse().ok()?,
+            _ => return None,
+        };
+        (MIN..=MAX).contains(&value).then_some(Self(value))
+    }
+
+    fn to_toml(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Value for Duration {
+    fn allowed() -> String {
+        "a time such as \"500ms\", \"30s\", \"5m\" or \"1h\"".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let ValueKind::String(text) = raw else {
+            return None;
+        };
+        let text = text.trim();
+        let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(unit_at);
+        let number: u64 = number.parse().ok()?;
+        let millis = match unit.trim() {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        number.checked_mul(millis).map(Duration::from_millis)
+    }
+
+    fn to_toml(&self) -> String {
+        let millis = self.as_millis();
+        let (number, unit) = match millis {
+            0 => (0, "s"),
+            _ if millis.is_multiple_of(3_600_000) => (millis / 3_600_000, "h"),
+            _ if millis.is_multiple_of(60_000) => (millis / 60_000, "m"),
+            _ if millis.is_multiple_of(1_000) => (millis / 1_000, "s"),
+            _ => (millis, "ms"),
+        };
+        toml_string(&format!("{number}{unit}"))
+    }
+}
+
+impl Value for String {
+    fn allowed() -> String {
+        "text".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        match raw {
+            ValueKind::String(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(self)
+    }
+}
+
+impl Value for PathBuf {
+    fn allowed() -> String {
+        "a path".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        match raw {
+            ValueKind::String(text) if !text.is_empty() => Some(text.into()),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&self.to_string_lossy())
+    }
+}
+
+impl Value for SocketAddr {
+    fn allowed() -> String {
+        "addresses with ports such as \"[::]:5222\" (all addresses) or \"127.0.0.1:5222\"".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        parse_text(raw)
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&self.to_string())
+    }
+}
+
+impl Value for Network {
+    fn allowed() -> String {
+        "addresses or networks such as \"192.0.2.7\" or \"10.0.0.0/8\"".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        parse_text(raw)
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&format!("{}/{}", self.address, self.prefix))
+    }
+}
+
+/// A domain that the server serves, in the form in which addresses are compared (RFC 7622 §3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Domain(String);
+
+impl Domain {
+    /// The domain's name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Value for Domain {
+    fn allowed() -> String {
+        "domain names such as \"example.org\"".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let ValueKind::String(text) = raw else {
+            return None;
+        };
+        let jid = Jid::parse(text.trim()).ok()?;
+        let is_domain = jid.local().is_none() && jid.resource().is_none();
+        is_domain.then(|| Self(jid.domain().to_owned()))
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&self.0)
+    }
+}
+
+/// The address of a service, which may hold a password.
+///
+/// `SCHEMES` is one of the lists below; a const generic cannot be a list of words.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ServiceUrl<S: Schemes> {
+    url: String,
+    schemes: std::marker::PhantomData<S>,
+}
+
+/// Which services a [`ServiceUrl`] can name.
+pub(crate) trait Schemes: Clone {
+    /// What such a URL starts with, up to and including `://`.
+    const ALLOWED: &'static [&'static str];
+}
+
+/// Databases.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct StorageSchemes;
+
+impl Schemes for StorageSchemes {
+    const ALLOWED: &'static [&'static str] = &["sqlite://", "postgres://", "postgresql://"];
+}
+
+/// Redis: one server, also with TLS or on a Unix socket, or the one that Sentinels name.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RedisSchemes;
+
+impl Schemes for RedisSchemes {
+    const ALLOWED: &'static [&'static str] = &[
+        "redis://",
+        "rediss://",
+        "redis+unix://",
+        "redis-sentinel://",
+    ];
+}
+
+impl<S: Schemes> ServiceUrl<S> {
+    /// The whole address.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.url
+    }
+
+    /// The address with its password replaced by `***`.
+    pub(crate) fn masked(&self) -> String {
+        mask_password(&self.url)
+    }
+}
+
+impl<S: Schemes> fmt::Debug for ServiceUrl<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+impl<S: Schemes> Value for ServiceUrl<S> {
+    fn allowed() -> String {
+        format!("a URL that starts with {}", S::ALLOWED.join(", "))
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let ValueKind::String(text) = raw else {
+            return None;
+        };
+        let text = text.trim();
+        let rest = S::ALLOWED
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))?;
+        (!rest.is_empty()).then(|| Self {
+            url: text.into(),
+            schemes: std::marker::PhantomData,
+        })
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&self.url)
+    }
+
+    fn to_masked_toml(&self) -> String {
+        toml_string(&self.masked())
+    }
+}
+
+/// A setting that may be absent; empty text means absent.
+impl<T: Value> Value for Option<T> {
+    fn allowed() -> String {
+        format!("{}, or nothing", T::allowed())
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        match raw {
+            ValueKind::Nil => Some(None),
+            ValueKind::String(text) if text.is_empty() => Some(None),
+            raw => T::read(raw).map(Some),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.as_ref()
+            .map_or_else(|| toml_string(""), Value::to_toml)
+    }
+
+    fn to_masked_toml(&self) -> String {
+        self.as_ref()
+            .map_or_else(|| toml_string(""), Value::to_masked_toml)
+    }
+}
+
+/// A list: a TOML array, or as text a TOML array or values separated by commas.
+impl<T: Value> Value for Vec<T> {
+    fn allowed() -> String {
+        format!("a list of: {}", T::allowed())
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        match raw {
+            ValueKind::Array(items) => items.iter().map(|item| T::read(&item.kind)).collect(),
+            ValueKind::String(text) => match toml_array(text) {
+                Some(items) => Self::read(&items),
+                None if text.trim().is_empty() => Some(Vec::new()),
+                None => text
+                    .split(',')
+                    .map(|item| T::read(&ValueKind::String(item.trim().into())))
+                    .collect(),
+            },
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        let items: Vec<_> = self.iter().map(Value::to_toml).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+/// Text that is a TOML array. `[::]:5222` starts like one and is none.
+fn toml_array(text: &str) -> Option<ValueKind> {
+    if !text.trim_start().starts_with('[') {
+        return None;
+    }
+    super::layers::parse_toml(&format!("list = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("list"))
+        .map(|value| value.kind)
+}
+
+fn parse_text<T: std::str::FromStr>(raw: &ValueKind) -> Option<T> {
+    match raw {
+        ValueKind::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// A TOML basic string. JSON's escapes are a subset of TOML's; only DEL has to be added.
+pub(super) fn toml_string(text: &str) -> String {
+    serde_json::Value::from(text)
+        .to_string()
+        .replace('\u{7f}', "\\u007f")
+}
+
+/// Puts a password behind the user of a URL, if it has a user.
+pub(super) fn with_password(url: &str, password: &str) -> String {
+    let Some((user, rest)) = url.split_once('@') else {
+        return url.into();
+    };
+    let mut encoded = String::with_capacity(password.len());
+    for byte in password.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    format!("{user}:{encoded}@{rest}")
+}
+
+/// Whether a URL names a user and no password.
+pub(super) fn lacks_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    authority
+        .split_once('@')
+        .is_some_and(|(user, _)| !user.is_empty() && !user.contains(':'))
+}
+
+/// Replaces the passwords of a URL by `***`: the one of the authority and one given as a parameter.
+pub(super) fn mask_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.into();
+    };
+    // The last @ ends the user information: passwords are often not percent-encoded as they should be.
+    let rest = match rest.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            None => rest.into(),
+        },
+        None => rest.to_owned(),
+    };
+    let (address, query) = match rest.split_once('?') {
+        Some((address, query)) => (address.to_owned(), query),
+        None => return format!("{scheme}://{rest}"),
+    };
+    let query: Vec<_> = query
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if name.to_ascii_lowercase().contains("password") => {
+                format!("{name}=***")
+            }
+            _ => parameter.to_owned(),
+        })
+        .collect();
+    format!("{scheme}://{address}?{}", query.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &str) -> ValueKind {
+        ValueKind::String(value.into())
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (input, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+        ] {
+            let value = Duration::read(&text(input)).unwrap();
+            assert_eq!(value, Duration::from_millis(millis));
+            assert_eq!(value.to_toml(), format!("{input:?}"));
+        }
+        for input in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "1 fortnight",
+        ] {
+            assert_eq!(Duration::read(&text(input)), None, "{input:?}");
+        }
+        assert_eq!(Duration::read(&ValueKind::I64(30)), None);
+    }
+
+    #[test]
+    fn integers_keep_their_bounds() {
+        type Port = Integer<1, 65_535>;
+        assert_eq!(Port::read(&ValueKind::I64(1)).map(Integer::get), Some(1));
+        assert_eq!(Port::read(&text("10_000")).map(Integer::get), Some(10_000));
+        for raw in [
+            ValueKind::I64(0),
+            ValueKind::I64(-3),
+            text("65536"),
+            text("x"),
+            ValueKind::Boolean(true),
+        ] {
+            assert_eq!(Port::read(&raw), None, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_arrays_or_separated_by_commas() {
+        let both: Vec<SocketAddr> =
+            vec!["[::]:5222".parse().unwrap(), "127.0.0.1:0".parse().unwrap()];
+        for input in [
+            "[::]:5222,127.0.0.1:0",
+            "[\"[::]:5222\", \"127.0.0.1:0\"]",
+            "[::]:5222, 127.0.0.1:0",
+        ] {
+            assert_eq!(
+                Vec::<SocketAddr>::read(&text(input)).as_ref(),
+                Some(&both),
+                "{input}"
+            );
+        }
+        assert_eq!(Vec::<SocketAddr>::read(&text("[]")), Some(vec![]));
+        assert_eq!(Vec::<SocketAddr>::read(&text("")), Some(vec![]));
+        assert_eq!(Vec::<SocketAddr>::read(&text("5222")), None);
+        assert_eq!(both.to_toml(), "[\"[::]:5222\", \"127.0.0.1:0\"]");
+    }
+
+    #[test]
+    fn domains_are_normalised_and_have_no_user() {
+        let read = |input: &str| Domain::read(&text(input)).map(|domain| domain.to_string());
+        assert_eq!(read("Example.ORG").as_deref(), Some("example.org"));
+        for input in ["", "ann@example.org", "example.org/desk", "a b", "@"] {
+            assert_eq!(read(input), None, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn passwords_of_services_are_not_shown() {
+        for (url, shown) in [
+            (
+                "postgres://rook:s3@cret@db:5432/rookery",
+                "postgres://rook:***@db:5432/rookery",
+            ),
+            (
+                "postgres://db/rookery?user=a&password=s3cret",
+                "postgres://db/rookery?user=a&password=***",
+            ),
+            ("redis://:s3cret@redis/0", "redis://:***@redis/0"),
+            ("redis://redis", "redis://redis"),
+            ("sqlite://./data/rookery.db", "sqlite://./data/rookery.db"),
+        ] {
+            assert_eq!(mask_password(url), shown);
+        }
+        let url = ServiceUrl::<RedisSchemes>::read(&text("redis://:s3cret@redis")).unwrap();
+        assert!(!format!("{url:?}").contains("s3cret"));
+        assert!(!url.to_masked_toml().contains("s3cret"));
+        assert!(url.to_toml().contains("s3cret"));
+    }
+
+    #[test]
+    fn a_password_is_put_behind_the_user() {
+        let url = "postgres://rook@db/rookery";
+        assert!(lacks_password(url));
+        assert_eq!(
+            with_password(url, "a@b:c/d"),
+            "postgres://rook:a%40b%3Ac%2Fd@db/rookery"
+        );
+        assert!(!lacks_password("postgres://rook:x@db/rookery"));
+        assert!(!lacks_password("postgres://db/rookery"));
+    }
+
+    #[test]
+    fn a_service_url_needs_a_known_scheme_and_an_address() {
+        type Storage = ServiceUrl<StorageSchemes>;
+        assert!(Storage::read(&text("sqlite://x")).is_some());
+        for input in ["mysql://x", "sqlite://", "/var/lib/rookery.db", ""] {
+            assert!(Storage::read(&text(input)).is_none(), "{input}");
+        }
+    }
+
+    #[test]
+    fn strings_survive_toml() {
+        for input in ["", "a\"b\\c", "line\nbreak", "\u{7f}\u{1}é🐦"] {
+            let table =
+                super::super::layers::parse_toml(&format!("x = {}", toml_string(input))).unwrap();
+            assert_eq!(table["x"].kind, text(input));
+        }
+    }
+}

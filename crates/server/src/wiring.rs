@@ -1,0 +1,149 @@
+//! The one place that knows how settings become a database, a cluster and a node.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rookery_actors::connection::Accepted;
+use rookery_actors::node::Node;
+use rookery_actors::settings::{self, Settings};
+use rookery_actors::transport::exporter::ExporterLog;
+use rookery_actors::transport::{BoxIo, WebSocketStream};
+use rookery_proto::jid::BareJid;
+use rookery_storage::Storage;
+
+use crate::config::{Config, ProxyProtocol};
+
+/// The running node, for whoever brings it connections.
+#[derive(Clone)]
+pub(crate) struct NodeHandle(Arc<Node>);
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeHandle")
+    }
+}
+
+impl NodeHandle {
+    /// Hands over a TCP connection. The node closes it if it has no room.
+    pub(crate) fn accept_tcp(&self, socket: TcpStream, peer: SocketAddr, direct_tls: bool) {
+        self.0.accept(Accepted::Tcp {
+            socket,
+            peer,
+            direct_tls,
+        });
+    }
+
+    /// Hands over a WebSocket. The node closes it if it has no room.
+    pub(crate) fn accept_websocket(
+        &self,
+        stream: WebSocketStream<BoxIo>,
+        peer: SocketAddr,
+        secure: bool,
+    ) {
+        self.0.accept(Accepted::WebSocket {
+            stream: Box::new(stream),
+            peer,
+            secure,
+        });
+    }
+
+    /// An account changed in the database without the node's doing.
+    pub(crate) fn account_changed(&self, account: &BareJid, removed: bool) {
+        self.0.account_changed(account, removed);
+    }
+
+    /// Whether the node has cut itself off because it cannot reach the directory.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.0.is_fenced()
+    }
+
+    /// Ends all streams with `<system-shutdown/>` and waits until they are gone, `timeout` at most.
+    pub(crate) async fn shutdown(&self, timeout: Duration) {
+        self.0.shutdown(timeout).await;
+    }
+}
+
+/// Opens the database that the configuration names.
+///
+/// # Errors
+/// If it cannot be used; the text says what to do.
+pub(crate) async fn open_storage(config: &Config) -> anyhow::Result<Arc<dyn Storage>> {
+    let limits = &config.limits;
+    let options = rookery_storage::Options {
+        max_roster_items: limits.roster_items.get(),
+        max_blocked: limits.blocked_addresses.get(),
+        ..rookery_storage::Options::default()
+    };
+    let url = config
+        .storage_url_with_password()
+        .context("storage.password_file")?;
+    rookery_storage::open(&url, options)
+        .await
+        .context("storage.url")
+}
+
+/// Starts the node.
+///
+/// # Errors
+/// If the cluster cannot be joined or a thread cannot be started.
+pub(crate) async fn start(
+    config: &Config,
+    storage: Arc<dyn Storage>,
+    tls: Arc<rustls::ServerConfig>,
+) -> anyhow::Result<NodeHandle> {
+    let node = Node::start(settings(config), storage, None, tls).await?;
+    Ok(NodeHandle(Arc::new(node)))
+}
+
+/// What takes the exporter secrets of TLS handshakes.
+pub(crate) fn key_log() -> Arc<dyn rustls::KeyLog> {
+    Arc::new(ExporterLog)
+}
+
+fn settings(config: &Config) -> Settings {
+    let Config { c2s, limits, .. } = config;
+    Settings {
+        domains: config
+            .server
+            .domains
+            .iter()
+            .map(|domain| domain.as_str().into())
+            .collect(),
+        c2s: settings::C2s {
+            tls: c2s.tls,
+            max_stanza_bytes: c2s.max_stanza_bytes.get(),
+            max_depth: limits.max_depth.get(),
+            max_attributes: limits.max_attributes.get(),
+            negotiation_timeout: c2s.negotiation_timeout,
+            max_unauthenticated: limits.unauthenticated_connections.get(),
+            max_unauthenticated_per_address: limits.connections_per_address.get(),
+            proxy_protocol: c2s.proxy_protocol == ProxyProtocol::V2,
+            trusted_proxies: c2s.proxy_trusted.clone(),
+            ..settings::C2s::default()
+        },
+        auth: settings::Auth {
+            mechanisms: config
+                .auth
+                .mechanisms
+                .iter()
+                .map(|one| one.name().into())
+                .collect(),
+            attempts_per_stream: limits.auth_attempts_per_stream.get_u32(),
+            attempts_per_account: limits.auth_failures_per_account.get_u32(),
+            attempt_interval: limits.auth_failure_window
+                / limits.auth_failures_per_account.get_u32(),
+            registration: config.registration.enabled,
+            ..settings::Auth::default()
+        },
+        sessions: settings::Sessions {
+            resources_per_user: limits.resources_per_user.get(),
+            outbox_bytes: limits.outbox_bytes.get(),
+            offline_messages: limits.offline_messages.get(),
+            ..settings::Sessions::default()
+        },
+        workers: config.server.workers.get(),
+    }
+}
