@@ -219,9 +219,10 @@ impl Shared {
             ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => {
                 Err(Error::Unavailable("redis is loading its data"))
             }
-            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => {
-                Err(Error::Refused(error))
-            }
+            ErrorKind::Server(_)
+            | ErrorKind::Extension
+            | ErrorKind::Parse
+            | ErrorKind::UnexpectedReturnType => Err(Error::Refused(error)),
             _ => {
                 tracing::debug!(%error, purpose = self.options.purpose, "redis connection failed");
                 self.give_up(live.generation);

@@ -240,8 +240,10 @@ impl Collector<'_> {
         if known.is_empty() {
             return Ok(());
         }
-        let _: Vec<bool> = self.inner.link.pipeline(&pipeline).await?;
-        self.forget(&known.iter().map(|jid| jid.as_str()).collect::<Vec<_>>())
+        let removed: Vec<bool> = self.inner.link.pipeline(&pipeline).await?;
+        // A row that changed under our hands keeps its entry; the next pass looks at it again.
+        let gone = known.iter().zip(removed).filter(|(_, removed)| *removed);
+        self.forget(&gone.map(|(jid, _)| jid.as_str()).collect::<Vec<_>>())
             .await?;
         for jid in known {
             rows.remove(jid);

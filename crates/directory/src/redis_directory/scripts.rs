@@ -55,7 +55,7 @@ local time = redis.call('TIME')
 local seq = time[1] * 1000000 + time[2]
 if row and sequence(row) >= seq then seq = sequence(row) + 1 end
 put(ARGV[2] .. struct.pack('>I4I4', math.floor(seq / 4294967296), seq % 4294967296) .. ARGV[3])
-return {seq, row}
+return {seq, row or false}
 "
 );
 
