@@ -242,6 +242,7 @@ impl Connection {
     }
 
     /// Starts the actor for a stream that authenticated on another arbiter, on the one that calls.
+    #[expect(clippy::boxed_local, reason = "that is how the parts come out of a mailbox")]
     pub fn adopt(parts: Box<Parts>) {
         let Parts { wire, peer, account, security, rest, deadline, gauge } = *parts;
         let wire = match wire.into_wire() {
@@ -390,15 +391,6 @@ impl Connection {
         self.begin_end(End::Ours(Some(condition.into())), cx)
     }
 
-    /// The connection is over.
-    fn over(&mut self, result: Result<(), Lost>) {
-        if let Err(lost) = result {
-            tracing::debug!(peer = %self.peer, reason = %lost, "connection closed");
-        }
-        self.detach(false);
-        self.job = None;
-    }
-
     /// Tells the session that the connection is gone. `clean`: the client has closed the stream.
     fn detach(&mut self, clean: bool) {
         let State::Bound(Bound { session, .. }) = &self.state else { return };
@@ -438,7 +430,7 @@ impl Handler<Close> for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // When the arbiter stops in the middle of a stream.
+        // Whatever ended the connection, if it was not the end of its stream.
         self.detach(false);
     }
 }
@@ -468,7 +460,10 @@ impl ActorFuture<Connection> for Pump {
                 Ok(())
             }
         };
-        connection.over(result);
+        if let Err(lost) = result {
+            tracing::debug!(peer = %connection.peer, reason = %lost, "connection closed");
+        }
+        // The actor is dropped with that, and its session told.
         ctx.stop();
         Poll::Ready(())
     }

@@ -146,8 +146,7 @@ impl Connection {
     ) -> Result<(), Lost> {
         let framing = self.framing();
         let mut whole = Some(bytes);
-        loop {
-            let State::Negotiating(negotiating) = &mut self.state else { break };
+        while let State::Negotiating(negotiating) = &mut self.state {
             let negotiation = &mut negotiating.negotiation;
             let frame = match framing {
                 Framing::Tcp => self.framer.next(&mut bytes),

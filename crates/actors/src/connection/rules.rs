@@ -67,9 +67,10 @@ impl Rules {
         }
         let mut mechanisms = Vec::new();
         for name in &settings.auth.mechanisms {
-            match Mechanism::parse(name) {
-                Some(mechanism) => mechanisms.push(mechanism),
-                None => tracing::warn!(mechanism = %name, "unknown SASL mechanism; not offered"),
+            if let Some(mechanism) = Mechanism::parse(name) {
+                mechanisms.push(mechanism);
+            } else {
+                tracing::warn!(mechanism = %name, "unknown SASL mechanism; not offered");
             }
         }
         let tls = settings.c2s.tls;
