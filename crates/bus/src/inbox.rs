@@ -201,3 +201,121 @@ fn observe_delay(head: BatchHead) {
     let delay = now_micros().saturating_sub(head.sent_at);
     metrics::DELIVERY_SECONDS.observe(delay as f64 / 1e6);
 }
+
+#[cfg(test)]
+mod tests {
+    use rookery_proto::jid::BareJid;
+
+    use super::*;
+
+    fn frame(number: u64) -> Frame {
+        let account = BareJid::parse(&format!("user{number}@example.com")).unwrap();
+        Frame::AccountChanged {
+            account,
+            removed: false,
+        }
+    }
+
+    fn batch(from: u64, sequence: u64, frames: &[Frame]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for frame in frames {
+            frame::append_frame(frame, &mut body);
+        }
+        let head = BatchHead {
+            from: Epoch(from),
+            sequence,
+            sent_at: now_micros(),
+        };
+        frame::write_batch(head, frames.len(), &body)
+    }
+
+    fn inbox() -> (Inbox, mpsc::Receiver<Inbound>) {
+        let (sender, receiver) = mpsc::channel(16);
+        (Inbox::new(sender), receiver)
+    }
+
+    fn frames(inbound: Inbound) -> (Epoch, Vec<Frame>) {
+        match inbound {
+            Inbound::Frames { from, frames, .. } => (from, frames),
+            other => panic!("no frames: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn batches_that_come_twice_are_dropped() {
+        let (mut inbox, mut inbound) = inbox();
+        for (at, sequence) in [(1, 1), (2, 1), (3, 2), (4, 1), (5, 2), (6, 3_u64)] {
+            assert!(inbox.take((at, 0), &batch(7, sequence, &[frame(at)])).await);
+        }
+        for number in [1, 3, 6] {
+            let next = frames(inbound.try_recv().unwrap());
+            assert_eq!(next, (Epoch(7), vec![frame(number)]));
+        }
+        assert!(inbound.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_missing_batch_is_a_gap_of_its_sender_only() {
+        let (mut inbox, mut inbound) = inbox();
+        assert!(inbox.take((1, 0), &batch(7, 1, &[frame(1)])).await);
+        assert!(inbox.take((2, 0), &batch(8, 1, &[frame(2)])).await);
+        assert!(inbox.take((3, 0), &batch(7, 3, &[frame(3)])).await);
+        assert!(inbox.take((4, 0), &batch(8, 2, &[frame(4)])).await);
+        assert!(inbox.take((5, 0), &batch(9, 2, &[])).await);
+        frames(inbound.try_recv().unwrap());
+        frames(inbound.try_recv().unwrap());
+        assert!(matches!(
+            inbound.try_recv().unwrap(),
+            Inbound::Gap { from: Epoch(7) }
+        ));
+        frames(inbound.try_recv().unwrap());
+        frames(inbound.try_recv().unwrap());
+        // Also the very first may be missing, and a batch without frames shows it.
+        assert!(matches!(
+            inbound.try_recv().unwrap(),
+            Inbound::Gap { from: Epoch(9) }
+        ));
+        assert!(inbound.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_skipped() {
+        let (mut inbox, mut inbound) = inbox();
+        assert!(inbox.take((1, 0), b"\x09nonsense").await);
+        assert!(inbox.take((2, 0), b"").await);
+        assert_eq!(inbox.handled().take(), Some((2, 0)));
+        assert!(inbox.take((3, 0), &batch(7, 1, &[frame(1)])).await);
+        frames(inbound.try_recv().unwrap());
+    }
+
+    #[tokio::test]
+    async fn only_what_is_handled_with_all_before_it_may_be_deleted() {
+        let (mut inbox, mut inbound) = inbox();
+        let handled = inbox.handled();
+        for at in 1..=3 {
+            assert!(inbox.take((at, 0), &batch(7, at, &[frame(1)])).await);
+        }
+        let first = inbound.try_recv().unwrap();
+        let second = inbound.try_recv().unwrap();
+        drop(second);
+        assert_eq!(handled.take(), None);
+        drop(first);
+        assert_eq!(handled.take(), Some((2, 0)));
+        assert_eq!(handled.take(), None);
+        drop(inbound.try_recv().unwrap());
+        assert_eq!(handled.take(), Some((3, 0)));
+        handled.all().await;
+    }
+
+    #[test]
+    fn a_dead_nodes_frames_come_once_and_in_order() {
+        let batches = [
+            batch(7, 4, &[frame(1), frame(2)]),
+            batch(8, 1, &[frame(3)]),
+            batch(7, 4, &[frame(1), frame(2)]),
+            b"nonsense".to_vec(),
+            batch(7, 6, &[frame(4)]),
+        ];
+        assert_eq!(frames_of(batches), [frame(1), frame(2), frame(3), frame(4)]);
+    }
+}

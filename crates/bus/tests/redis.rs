@@ -1,0 +1,206 @@
+//! The bus on Redis Streams: the suite, and what happens to Redis in bad hours.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where something is wrong")]
+
+#[path = "../../directory/tests/redis_server/mod.rs"]
+mod redis_server;
+mod suite;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use redis::AsyncCommands as _;
+use rookery_bus::{Bus, Inbound, Limits, RedisBus, RedisBusConfig};
+use rookery_directory::keys;
+use rookery_proto::cluster::Epoch;
+
+use crate::redis_server::RedisServer;
+use crate::suite::{PATIENCE, frame, patient, receive, send, within};
+
+struct InRedis {
+    server: RedisServer,
+    inbox_batches: usize,
+}
+
+#[async_trait]
+impl suite::Hub for InRedis {
+    async fn start(inbox_batches: usize) -> Self {
+        Self {
+            server: RedisServer::start().await,
+            inbox_batches,
+        }
+    }
+
+    async fn node(&self, epoch: Epoch, limits: Limits) -> Arc<dyn Bus> {
+        let limits = Limits {
+            inbox_batches: self.inbox_batches,
+            ..limits
+        };
+        Arc::new(start(&self.server, epoch, limits).await)
+    }
+
+    async fn bury(&self, epoch: Epoch) {
+        let mut connection = self.server.connection().await;
+        let _: () = connection
+            .del(keys::lease(keys::DEFAULT_PREFIX, epoch))
+            .await
+            .unwrap();
+    }
+
+    async fn set_reachable(&self, reachable: bool) {
+        self.server.freeze(!reachable);
+    }
+}
+
+suite::bus_suite!(InRedis);
+
+/// A node, with a lease that does not end by itself.
+async fn start(server: &RedisServer, epoch: Epoch, limits: Limits) -> RedisBus {
+    lease(server, epoch).await;
+    let mut config = RedisBusConfig::new(server.address());
+    config.limits = limits;
+    RedisBus::start(epoch, config).await.unwrap()
+}
+
+async fn lease(server: &RedisServer, epoch: Epoch) {
+    let mut connection = server.connection().await;
+    let _: () = connection
+        .set(keys::lease(keys::DEFAULT_PREFIX, epoch), "node")
+        .await
+        .unwrap();
+}
+
+fn inbox(epoch: Epoch) -> String {
+    keys::inbox(keys::DEFAULT_PREFIX, epoch)
+}
+
+#[tokio::test]
+async fn after_an_empty_restart_the_receiver_learns_what_it_missed() {
+    let mut server = RedisServer::start().await;
+    let limits = Limits {
+        batch_bytes: 1,
+        gather: Duration::ZERO,
+        ..patient()
+    };
+    let from = start(&server, Epoch(1), limits.clone()).await;
+    let to = start(&server, Epoch(2), limits).await;
+    let mut inbound = to.inbound().unwrap();
+    // More than the reader takes in advance, and none of it handled.
+    for number in 0..200 {
+        send(&from, Epoch(2), &frame(1, number)).await;
+    }
+    let mut connection = server.connection().await;
+    while connection.xlen::<_, usize>(inbox(Epoch(2))).await.unwrap() < 200 {
+        tokio::task::yield_now().await;
+    }
+    server.kill();
+    server.restart().await;
+    lease(&server, Epoch(1)).await;
+    lease(&server, Epoch(2)).await;
+    // What the reader had stays; what it had not is reported lost, although nobody sends anything.
+    let mut number = 0;
+    loop {
+        match within(inbound.recv()).await.unwrap() {
+            Inbound::Frames { frames, .. } => assert_eq!(frames, [frame(1, number)]),
+            Inbound::Gap { from } => break assert_eq!(from, Epoch(1)),
+            other @ Inbound::Returned { .. } => panic!("{other:?}"),
+        }
+        number += 1;
+    }
+    assert!(number < 200, "the reader took it all in advance");
+    send(&from, Epoch(2), &frame(1, 1000)).await;
+    let (_, mut frames) = receive(&mut inbound).await;
+    if frames == [frame(1, 199)] {
+        // The answer to its append was lost, so it was sent again.
+        frames = receive(&mut inbound).await.1;
+    }
+    assert_eq!(frames, [frame(1, 1000)]);
+}
+
+#[tokio::test]
+async fn after_an_empty_restart_without_loss_there_is_no_gap() {
+    let mut server = RedisServer::start().await;
+    let from = start(&server, Epoch(1), patient()).await;
+    let to = start(&server, Epoch(2), patient()).await;
+    let mut inbound = to.inbound().unwrap();
+    for round in 0..3 {
+        send(&from, Epoch(2), &frame(1, round)).await;
+        assert_eq!(
+            receive(&mut inbound).await,
+            (Epoch(1), vec![frame(1, round)])
+        );
+        server.kill();
+        send(&from, Epoch(2), &frame(2, round)).await;
+        server.restart().await;
+        lease(&server, Epoch(1)).await;
+        lease(&server, Epoch(2)).await;
+        assert_eq!(
+            receive(&mut inbound).await,
+            (Epoch(1), vec![frame(2, round)])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_appended_twice_is_dropped() {
+    let server = RedisServer::start().await;
+    let from = start(&server, Epoch(1), patient()).await;
+    let to = start(&server, Epoch(2), patient()).await;
+    let mut inbound = to.inbound().unwrap();
+    send(&from, Epoch(2), &frame(1, 0)).await;
+    let held = within(inbound.recv()).await.unwrap();
+    let mut connection = server.connection().await;
+    let entries: redis::streams::StreamRangeReply =
+        connection.xrange_all(inbox(Epoch(2))).await.unwrap();
+    let batch: Vec<u8> = entries.ids[0].get("b").unwrap();
+    let _: String = connection
+        .xadd(inbox(Epoch(2)), "*", &[("b", batch)])
+        .await
+        .unwrap();
+    drop(held);
+    send(&from, Epoch(2), &frame(1, 1)).await;
+    assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![frame(1, 1)]));
+}
+
+#[tokio::test]
+async fn what_is_handled_is_deleted_soon() {
+    let server = RedisServer::start().await;
+    let from = start(&server, Epoch(1), patient()).await;
+    let to = start(&server, Epoch(2), patient()).await;
+    let mut inbound = to.inbound().unwrap();
+    let mut connection = server.connection().await;
+    for number in 0..5 {
+        send(&from, Epoch(2), &frame(1, number)).await;
+        receive(&mut inbound).await;
+        let handled = Instant::now();
+        while connection.xlen::<_, usize>(inbox(Epoch(2))).await.unwrap() > 0 {
+            assert!(
+                handled.elapsed() < Duration::from_secs(1),
+                "sooner than the next read"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_inbox_without_a_lease_is_not_created() {
+    let server = RedisServer::start().await;
+    let from = start(&server, Epoch(1), Limits::default()).await;
+    let mut inbound = from.inbound().unwrap();
+    send(&from, Epoch(2), &frame(1, 0)).await;
+    assert!(matches!(
+        within(inbound.recv()).await,
+        Some(Inbound::Returned { .. })
+    ));
+    let mut connection = server.connection().await;
+    assert!(!connection.exists::<_, bool>(inbox(Epoch(2))).await.unwrap());
+    // One that exists does not outlive its node for ever.
+    let _to = start(&server, Epoch(3), Limits::default()).await;
+    send(&from, Epoch(3), &frame(1, 0)).await;
+    let began = Instant::now();
+    while connection.ttl::<_, i64>(inbox(Epoch(3))).await.unwrap() <= 0 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+}
