@@ -24,11 +24,19 @@ fn main() {
     println!("message of {} octets", MESSAGE.len());
 
     measure("Stanza::parse", || black_box(parse()));
-    measure("Stanza::parse, has", || black_box(parse().has("request", "urn:xmpp:receipts")));
-    measure("Stanza::parse, children", || black_box(parse().children().len()));
-    measure("Element::parse", || black_box(Element::parse(MESSAGE, ns::CLIENT)));
+    measure("Stanza::parse, has", || {
+        black_box(parse().has("request", "urn:xmpp:receipts"))
+    });
+    measure("Stanza::parse, children", || {
+        black_box(parse().children().len())
+    });
+    measure("Element::parse", || {
+        black_box(Element::parse(MESSAGE, ns::CLIENT))
+    });
     measure("clone", || black_box(stanza.clone()));
-    measure("Jid::parse", || black_box(Jid::parse("juliet@capulet.example/balcony")));
+    measure("Jid::parse", || {
+        black_box(Jid::parse("juliet@capulet.example/balcony"))
+    });
 
     let mut out = Vec::with_capacity(1024);
     measure("write_to", || {

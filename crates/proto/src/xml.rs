@@ -1,6 +1,6 @@
 //! XML 1.0 with namespaces, restricted as RFC 6120 §11 demands.
 //!
-//! [`walker`] is the one strict pass over a stanza's text: whatever gets through it is well-formed,
+//! The walker is the one strict pass over a stanza's text: whatever gets through it is well-formed,
 //! with well-formed namespaces, and may be forwarded byte for byte. [`Element`] is a tree built from
 //! it. Both refuse comments, processing instructions, document type declarations and references to
 //! anything but characters and the five predefined entities.
