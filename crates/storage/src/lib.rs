@@ -29,6 +29,7 @@ mod error;
 mod log;
 pub mod metrics;
 mod open;
+mod postgres;
 mod profile;
 mod roster;
 mod secrets;

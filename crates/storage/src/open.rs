@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Error, Storage, sqlite};
+use crate::{Error, Storage, postgres, sqlite};
 
 /// Bounds of a storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,11 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Storage>, Error
         let path = path.strip_prefix("//").unwrap_or(path);
         return Ok(Arc::new(
             sqlite::SqliteStorage::open(path.into(), options).await?,
+        ));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Arc::new(
+            postgres::PostgresStorage::open(url, options).await?,
         ));
     }
     let scheme = url.split(':').next().unwrap_or_default();

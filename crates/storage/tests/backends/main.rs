@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod postgres;
+mod postgres_server;
 mod sqlite;
 mod suite;
 mod throughput;

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crate::postgres_server::{Durability, Server};
 use crate::suite::{Place, bare, credentials, jid};
 use futures_util::future::join_all;
 use rookery_storage::{NewEntry, Storage, metrics};
@@ -28,6 +29,18 @@ async fn sqlite() {
     measure(Place {
         url,
         keep: Box::new(directory),
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn postgres() {
+    let server = Server::start_in(env!("CARGO_TARGET_TMPDIR"), Durability::Full);
+    let url = server.create_database();
+    measure(Place {
+        url,
+        keep: Box::new(server),
     })
     .await;
 }

@@ -19,7 +19,7 @@ pub(crate) async fn a_block_list_keeps_each_address_once(place: Place) {
         .block(&ann, &[domain.clone(), full.clone()])
         .await
         .unwrap();
-    assert_eq!(added, [full.clone()]);
+    assert_eq!(added, std::slice::from_ref(&full));
 
     assert_eq!(storage.blocked(&ann).await.unwrap(), [domain, user, full]);
     assert!(

@@ -100,7 +100,7 @@ pub(crate) async fn a_full_queue_makes_callers_wait_and_then_fail(place: Place) 
         &ann,
         &contact,
         Box::new(move |_| {
-            drop(released.recv());
+            let _: Result<(), _> = released.recv();
             RosterDecision::Keep
         }),
     );

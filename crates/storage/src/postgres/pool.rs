@@ -1,0 +1,459 @@
+//! A bounded set of connections that come back by themselves.
+//!
+//! A connection is leased for one operation. It goes back to the pool only when nothing is under way
+//! on it: a lease that was dropped in the middle of a request ends its connection, one that was
+//! dropped in the middle of a transaction rolls back first. While the server does not answer,
+//! operations wait for it, bounded by their own deadlines; one of them at a time tries to connect.
+
+use std::{
+    collections::HashMap,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
+
+use super::{config::Target, explain};
+use crate::{Error, metrics};
+
+/// Pauses between attempts to connect grow from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The connections.
+pub(super) struct Pool {
+    target: Target,
+    /// How long one request may take on the server.
+    limit: Duration,
+    idle: Mutex<Vec<Link>>,
+    permits: Arc<Semaphore>,
+    outage: Mutex<Option<Outage>>,
+    /// Told when an outage ends.
+    back: Notify,
+}
+
+/// The server could not be reached lately.
+struct Outage {
+    reason: String,
+    pause: Duration,
+    next_attempt: Instant,
+}
+
+/// One connection and its prepared statements.
+struct Link {
+    client: Client,
+    statements: HashMap<&'static str, Statement>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("place", &self.target.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool of up to `size` connections; none is made yet.
+    pub(super) fn new(target: Target, size: usize, limit: Duration) -> Self {
+        Self {
+            target,
+            limit,
+            idle: Mutex::default(),
+            permits: Arc::new(Semaphore::new(size.clamp(1, 1000))),
+            outage: Mutex::default(),
+            back: Notify::new(),
+        }
+    }
+
+    /// Where it connects to, for people.
+    pub(super) fn place(&self) -> &str {
+        &self.target.place
+    }
+
+    /// A connection. Waits until `deadline` for a free one and for the server.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the reason why the server cannot be reached.
+    pub(super) async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Error> {
+        let permit = match timeout(remaining(deadline), self.permits.clone().acquire_owned()).await
+        {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(closed()),
+            Err(_) => return Err(Error::unavailable("all connections are busy")),
+        };
+        let link = match self.take_idle() {
+            Some(link) => link,
+            None => self.connect_until(deadline).await?,
+        };
+        Ok(Lease {
+            pool: Arc::clone(self),
+            link: Some(link),
+            permit: Some(permit),
+            state: State::Free,
+            refused: None,
+        })
+    }
+
+    /// Waits for all leases to end, then closes the connections.
+    pub(super) async fn close(&self, size: usize, patience: Duration) {
+        let all = u32::try_from(size).unwrap_or(u32::MAX);
+        let returned = timeout(patience, self.permits.acquire_many(all)).await;
+        self.permits.close();
+        self.back.notify_waiters();
+        if returned.is_err() {
+            tracing::warn!("operations were under way when the storage was closed");
+        }
+        lock(&self.idle).clear();
+    }
+
+    fn take_idle(&self) -> Option<Link> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|link| !link.client.is_closed());
+        idle.pop()
+    }
+
+    async fn connect_until(&self, deadline: Instant) -> Result<Link, Error> {
+        loop {
+            let back = self.back.notified();
+            if let Some((reason, next_attempt)) = self.pause() {
+                let wake = next_attempt.min(deadline);
+                tokio::select! {
+                    () = back => {}
+                    () = tokio::time::sleep_until(wake.into()) => {}
+                }
+                if self.permits.is_closed() {
+                    return Err(closed());
+                }
+                if Instant::now() >= deadline {
+                    return Err(Error::unavailable(reason));
+                }
+                continue;
+            }
+            match self.connect(deadline).await {
+                Ok(link) => return Ok(link),
+                Err(reason) if Instant::now() >= deadline => {
+                    return Err(Error::unavailable(reason));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// If nobody may connect now: why, and when somebody may. Else it is the caller's turn, and the
+    /// others have to wait for what it finds.
+    fn pause(&self) -> Option<(String, Instant)> {
+        let mut outage = lock(&self.outage);
+        let outage = outage.as_mut()?;
+        let now = Instant::now();
+        if outage.next_attempt > now {
+            return Some((outage.reason.clone(), outage.next_attempt));
+        }
+        outage.pause = (outage.pause * 2).min(PAUSES.1);
+        outage.next_attempt = now + outage.pause;
+        None
+    }
+
+    /// Connects, once.
+    ///
+    /// # Errors
+    /// In words.
+    async fn connect(&self, deadline: Instant) -> Result<Link, String> {
+        let result = match timeout(remaining(deadline).min(self.limit), self.handshake()).await {
+            Ok(result) => result.map_err(|error| explain(&error)),
+            Err(_) => Err("no answer to the attempt to connect".to_owned()),
+        };
+        let mut outage = lock(&self.outage);
+        match result {
+            Ok(client) => {
+                metrics::CONNECTS.with_label_values(&["ok"]).inc();
+                if outage.take().is_some() {
+                    tracing::info!(place = self.place(), "the database is back");
+                    self.back.notify_waiters();
+                }
+                Ok(Link {
+                    client,
+                    statements: HashMap::new(),
+                })
+            }
+            Err(reason) => {
+                metrics::CONNECTS.with_label_values(&["failed"]).inc();
+                if let Some(outage) = outage.as_mut() {
+                    outage.reason.clone_from(&reason);
+                } else {
+                    tracing::error!(place = self.place(), reason, "the database is unavailable");
+                    *outage = Some(Outage {
+                        reason: reason.clone(),
+                        pause: PAUSES.0,
+                        next_attempt: Instant::now() + PAUSES.0,
+                    });
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    async fn handshake(&self) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = self.target.config.connect(self.target.tls.clone()).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(
+                    reason = explain(&error),
+                    "a connection to the database ended"
+                );
+            }
+        });
+        let limit = self.limit.as_millis();
+        // A commit that is not on disk when it returns would break what the log promises.
+        let settings = format!(
+            "SET statement_timeout = {limit};
+             SET idle_in_transaction_session_timeout = {limit};
+             SET client_min_messages = warning;
+             SELECT set_config('synchronous_commit', 'on', false)
+                 WHERE current_setting('synchronous_commit') = 'off'"
+        );
+        client.batch_execute(&settings).await?;
+        Ok(client)
+    }
+
+    /// Makes one attempt to connect.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) async fn try_connect(&self) -> Result<(), String> {
+        let link = self.connect(Instant::now() + self.limit).await?;
+        lock(&self.idle).push(link);
+        Ok(())
+    }
+
+    /// Finds out whether an outage is over, if it is time to try.
+    ///
+    /// # Errors
+    /// The reason why the server cannot be reached.
+    pub(super) async fn recheck(&self) -> Result<(), String> {
+        if lock(&self.outage).is_none() {
+            return Ok(());
+        }
+        match self.pause() {
+            Some((reason, _)) => Err(reason),
+            None => self.try_connect().await,
+        }
+    }
+}
+
+/// What is under way on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// A request that is not answered yet, or the connection broke.
+    Busy,
+    /// A transaction between two requests.
+    Transaction,
+}
+
+/// A connection for one operation.
+pub(super) struct Lease {
+    pool: Arc<Pool>,
+    /// Taken when the lease is dropped.
+    link: Option<Link>,
+    permit: Option<OwnedSemaphorePermit>,
+    state: State,
+    refused: Option<SqlState>,
+}
+
+impl Lease {
+    /// Begins a transaction.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        self.script("BEGIN", State::Transaction).await
+    }
+
+    /// Begins a transaction with this query, in one round trip.
+    pub(super) async fn begin_with(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let statement = self.prepare(sql).await?;
+        self.state = State::Busy;
+        let client = self.client()?;
+        let (began, rows) = tokio::join!(
+            client.batch_execute("BEGIN"),
+            client.query(&statement, parameters)
+        );
+        self.finish(began.and(rows), State::Transaction)
+    }
+
+    /// Commits.
+    pub(super) async fn commit(&mut self) -> Result<(), Error> {
+        self.script("COMMIT", State::Free).await
+    }
+
+    /// Runs this statement, the only one of its transaction that writes, and commits, in one round
+    /// trip.
+    pub(super) async fn commit_with(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        let statement = self.prepare(sql).await?;
+        self.state = State::Busy;
+        let client = self.client()?;
+        // After an error the server takes COMMIT for ROLLBACK.
+        let (changed, committed) = tokio::join!(
+            client.execute(&statement, parameters),
+            client.batch_execute("COMMIT")
+        );
+        self.finish(
+            changed.and_then(|changed| committed.map(|()| changed)),
+            State::Free,
+        )
+    }
+
+    /// Rolls back.
+    pub(super) async fn rollback(&mut self) -> Result<(), Error> {
+        self.script("ROLLBACK", State::Free).await
+    }
+
+    /// Runs a prepared query.
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let after = self.state;
+        let statement = self.prepare(sql).await?;
+        self.state = State::Busy;
+        let rows = self.client()?.query(&statement, parameters).await;
+        self.finish(rows, after)
+    }
+
+    /// Runs a prepared statement; gives the number of rows.
+    pub(super) async fn execute(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        let after = self.state;
+        let statement = self.prepare(sql).await?;
+        self.state = State::Busy;
+        let changed = self.client()?.execute(&statement, parameters).await;
+        self.finish(changed, after)
+    }
+
+    /// Runs statements without parameters.
+    pub(super) async fn run_script(&mut self, sql: &str) -> Result<(), Error> {
+        let after = self.state;
+        self.script(sql, after).await
+    }
+
+    /// Whether the server refused the last request, and may accept it from someone else: the data
+    /// was at fault and not the server.
+    pub(super) fn refused_data(&self) -> bool {
+        // Data exceptions, integrity violations, exceeded program limits.
+        self.refused.as_ref().is_some_and(|state| {
+            ["22", "23", "54"]
+                .iter()
+                .any(|class| state.code().starts_with(class))
+        })
+    }
+
+    async fn script(&mut self, sql: &str, after: State) -> Result<(), Error> {
+        self.state = State::Busy;
+        let result = self.client()?.batch_execute(sql).await;
+        self.finish(result, after)
+    }
+
+    async fn prepare(&mut self, sql: &'static str) -> Result<Statement, Error> {
+        if let Some(link) = &self.link
+            && let Some(statement) = link.statements.get(sql)
+        {
+            return Ok(statement.clone());
+        }
+        let after = mem::replace(&mut self.state, State::Busy);
+        let prepared = self.client()?.prepare(sql).await;
+        let statement = self.finish(prepared, after)?;
+        if let Some(link) = &mut self.link {
+            link.statements.insert(sql, statement.clone());
+        }
+        Ok(statement)
+    }
+
+    fn client(&self) -> Result<&Client, Error> {
+        self.link
+            .as_ref()
+            .map(|link| &link.client)
+            .ok_or_else(closed)
+    }
+
+    /// Notes that a request is answered.
+    fn finish<T>(
+        &mut self,
+        result: Result<T, tokio_postgres::Error>,
+        after: State,
+    ) -> Result<T, Error> {
+        self.refused = None;
+        let error = match result {
+            Ok(value) => {
+                self.state = after;
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        let code = error.code().cloned();
+        // An error of the data leaves the connection usable. Whatever else happened, a new one is
+        // the safe choice: the server may be going down, or have become a read-only replica.
+        self.refused.clone_from(&code);
+        if self.refused_data() {
+            // If there was a transaction, it has failed; rolling back without one does no harm.
+            self.state = State::Transaction;
+        }
+        let reason = explain(&error);
+        if code == Some(SqlState::QUERY_CANCELED) || code == Some(SqlState::LOCK_NOT_AVAILABLE) {
+            tracing::warn!(reason, "the database took too long");
+            return Err(Error::Timeout("the database server gave up"));
+        }
+        Err(Error::unavailable(reason))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (Some(link), permit) = (self.link.take(), self.permit.take()) else {
+            return;
+        };
+        match self.state {
+            State::Free if !self.pool.permits.is_closed() => lock(&self.pool.idle).push(link),
+            State::Transaction => {
+                let pool = Arc::clone(&self.pool);
+                let Ok(runtime) = Handle::try_current() else {
+                    return;
+                };
+                runtime.spawn(async move {
+                    if link.client.batch_execute("ROLLBACK").await.is_ok() {
+                        lock(&pool.idle).push(link);
+                    }
+                    drop(permit);
+                });
+            }
+            // Dropping the client ends its connection, and the server rolls back.
+            State::Free | State::Busy => {}
+        }
+    }
+}
+
+fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn closed() -> Error {
+    Error::unavailable("it was closed")
+}

@@ -1,0 +1,161 @@
+//! The schema and how it came about; the rules of `sqlite/schema.rs` apply.
+//!
+//! Nodes that are running go on working with the schema meanwhile: a migration adds, and what it
+//! replaces is removed by a later release.
+
+use super::pool::Lease;
+use crate::Error;
+
+/// One step.
+struct Migration {
+    /// The oldest schema version whose programs can work with the schema after this step.
+    needs: i64,
+    sql: &'static str,
+}
+
+/// All steps; the first one makes version 1.
+const MIGRATIONS: &[Migration] = &[Migration {
+    needs: 1,
+    sql: VERSION_1,
+}];
+
+/// Taken by the node that migrates; an arbitrary number.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(7294611054301)";
+
+const VERSION_1: &str = r#"
+    CREATE TABLE account (
+        id BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+        jid TEXT COLLATE "C" NOT NULL UNIQUE,
+        domain TEXT COLLATE "C" NOT NULL,
+        sha1_salt BYTEA NOT NULL,
+        sha1_iterations BIGINT NOT NULL,
+        sha1_stored_key BYTEA NOT NULL,
+        sha1_server_key BYTEA NOT NULL,
+        sha256_salt BYTEA NOT NULL,
+        sha256_iterations BIGINT NOT NULL,
+        sha256_stored_key BYTEA NOT NULL,
+        sha256_server_key BYTEA NOT NULL
+    );
+    CREATE INDEX account_domain ON account (domain, jid);
+
+    -- Locked by every change to the roster. Tombstones of versions up to `forgotten` are gone.
+    CREATE TABLE roster (
+        account BIGINT PRIMARY KEY REFERENCES account ON DELETE CASCADE,
+        version BIGINT NOT NULL,
+        forgotten BIGINT NOT NULL
+    ) WITH (fillfactor = 70);
+    -- A removed item stays as a tombstone for a while. `hidden`: nothing but a request.
+    CREATE TABLE roster_item (
+        account BIGINT NOT NULL REFERENCES account ON DELETE CASCADE,
+        contact TEXT COLLATE "C" NOT NULL,
+        version BIGINT NOT NULL,
+        removed BOOLEAN NOT NULL,
+        hidden BOOLEAN NOT NULL,
+        name TEXT,
+        subscription TEXT NOT NULL,
+        ask BOOLEAN NOT NULL,
+        approved BOOLEAN NOT NULL,
+        pending_in TEXT,
+        groups TEXT NOT NULL,
+        PRIMARY KEY (account, contact)
+    );
+
+    CREATE TABLE blocked (
+        account BIGINT NOT NULL REFERENCES account ON DELETE CASCADE,
+        jid TEXT COLLATE "C" NOT NULL,
+        PRIMARY KEY (account, jid)
+    );
+
+    -- The log of an account: the id of its newest entry, the delivered mark, entries past it.
+    -- Locked by every append, until it is committed: so ids get visible in their order.
+    CREATE TABLE log (
+        account BIGINT PRIMARY KEY REFERENCES account ON DELETE CASCADE,
+        last BIGINT NOT NULL,
+        delivered BIGINT NOT NULL,
+        undelivered BIGINT NOT NULL
+    ) WITH (fillfactor = 50);
+    -- No foreign key: an entry is only written while the row in `log` is locked.
+    CREATE TABLE log_entry (
+        account BIGINT NOT NULL,
+        id BIGINT NOT NULL,
+        peer TEXT NOT NULL,
+        at BIGINT NOT NULL,
+        stanza TEXT NOT NULL,
+        PRIMARY KEY (account, id)
+    );
+
+    CREATE TABLE vcard (
+        account BIGINT PRIMARY KEY REFERENCES account ON DELETE CASCADE,
+        xml TEXT NOT NULL
+    );
+    CREATE TABLE private (
+        account BIGINT NOT NULL REFERENCES account ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        ns TEXT NOT NULL,
+        xml TEXT NOT NULL,
+        PRIMARY KEY (account, ns, name)
+    );
+    CREATE TABLE last (
+        account BIGINT PRIMARY KEY REFERENCES account ON DELETE CASCADE,
+        at BIGINT NOT NULL,
+        status TEXT NOT NULL
+    );
+    CREATE TABLE secret (
+        name TEXT PRIMARY KEY,
+        value BYTEA NOT NULL
+    );
+"#;
+
+/// Brings the schema up to date. Of several nodes that start at once, one does it.
+///
+/// # Errors
+/// In words, if a newer program has changed it in a way that this one cannot work with.
+pub(super) async fn migrate(lease: &mut Lease) -> Result<Result<(), String>, Error> {
+    apply(lease, MIGRATIONS).await
+}
+
+async fn apply(lease: &mut Lease, migrations: &[Migration]) -> Result<Result<(), String>, Error> {
+    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    lease.begin().await?;
+    lease.run_script(LOCK).await?;
+    lease
+        .run_script(
+            "CREATE TABLE IF NOT EXISTS migration (
+                version BIGINT PRIMARY KEY,
+                needs BIGINT NOT NULL,
+                applied TIMESTAMPTZ NOT NULL DEFAULT now()
+            )",
+        )
+        .await?;
+    let rows = lease
+        .query(
+            "SELECT coalesce(max(version), 0), coalesce(max(needs), 0) FROM migration",
+            &[],
+        )
+        .await?;
+    let (found, needs) = match rows.first() {
+        Some(row) => (super::get::<i64>(row, 0)?, super::get::<i64>(row, 1)?),
+        None => (0, 0),
+    };
+    if needs > known {
+        lease.rollback().await?;
+        return Ok(Err(format!(
+            "its schema has version {found}, this program knows {known}: update rookery"
+        )));
+    }
+    for (version, migration) in (1..)
+        .zip(migrations)
+        .filter(|(version, _)| *version > found)
+    {
+        lease.run_script(migration.sql).await?;
+        lease
+            .execute(
+                "INSERT INTO migration (version, needs) VALUES ($1, $2)",
+                &[&version, &migration.needs],
+            )
+            .await?;
+        tracing::info!(version, "database schema migrated");
+    }
+    lease.commit().await?;
+    Ok(Ok(()))
+}
