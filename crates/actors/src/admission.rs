@@ -91,7 +91,10 @@ impl Admission {
             return Err(Refusal::TooMany);
         }
         let address = site_of(address);
-        let mut per_address = doors.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut per_address = doors
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = per_address.entry(address).or_insert(0);
         if *count >= doors.max_per_address {
             // A limit of 0 must not leave an entry behind.
@@ -104,7 +107,10 @@ impl Admission {
         }
         *count += 1;
         drop(per_address);
-        Ok(Ticket { doors: doors.clone(), address })
+        Ok(Ticket {
+            doors: doors.clone(),
+            address,
+        })
     }
 
     /// Whether a connection from this address would be let in now. For listeners, before they spend
@@ -114,8 +120,13 @@ impl Admission {
         if doors.waiting.load(Ordering::Relaxed) >= doors.max {
             return false;
         }
-        let per_address = doors.per_address.lock().unwrap_or_else(PoisonError::into_inner);
-        per_address.get(&site_of(peer.ip())).is_none_or(|count| *count < doors.max_per_address)
+        let per_address = doors
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        per_address
+            .get(&site_of(peer.ip()))
+            .is_none_or(|count| *count < doors.max_per_address)
     }
 
     /// How many connections have not logged in.
@@ -126,9 +137,9 @@ impl Admission {
     /// Whether this account has an attempt left at this time.
     pub fn may_try(&self, account: &BareJid, now: Instant) -> bool {
         let attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts
-            .get(account)
-            .is_none_or(|bucket| bucket.level_at(now, self.attempt_interval) < self.attempts_per_account)
+        attempts.get(account).is_none_or(|bucket| {
+            bucket.level_at(now, self.attempt_interval) < self.attempts_per_account
+        })
     }
 
     /// Counts a failed login of this account, whether or not the account exists.
@@ -141,9 +152,14 @@ impl Admission {
                 return;
             }
         }
-        let bucket = attempts.entry(account.clone()).or_insert(Bucket { level: 0, at: now });
+        let bucket = attempts
+            .entry(account.clone())
+            .or_insert(Bucket { level: 0, at: now });
         let level = bucket.level_at(now, interval);
-        *bucket = Bucket { level: level.saturating_add(1).min(self.attempts_per_account), at: now };
+        *bucket = Bucket {
+            level: level.saturating_add(1).min(self.attempts_per_account),
+            at: now,
+        };
     }
 
     /// Forgets the failed logins of an account that has logged in.
@@ -163,14 +179,19 @@ impl Admission {
 impl Bucket {
     fn level_at(self, now: Instant, interval: Duration) -> u32 {
         let regained = now.saturating_duration_since(self.at).as_millis() / interval.as_millis();
-        self.level.saturating_sub(u32::try_from(regained).unwrap_or(u32::MAX))
+        self.level
+            .saturating_sub(u32::try_from(regained).unwrap_or(u32::MAX))
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.doors.waiting.fetch_sub(1, Ordering::Relaxed);
-        let mut per_address = self.doors.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut per_address = self
+            .doors
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = per_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -184,9 +205,9 @@ impl Drop for Ticket {
 fn site_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-        }
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
+            address.to_bits() & !u128::from(u64::MAX),
+        )),
     }
 }
 
@@ -209,7 +230,10 @@ mod tests {
         let admission = admission(|s| s.c2s.max_unauthenticated_per_address = 2);
         let first = admission.admit(ip("192.0.2.1")).unwrap();
         let _second = admission.admit(ip("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(admission.admit(ip("192.0.2.1")).unwrap_err(), Refusal::TooManyFromAddress);
+        assert_eq!(
+            admission.admit(ip("192.0.2.1")).unwrap_err(),
+            Refusal::TooManyFromAddress
+        );
         assert!(admission.admit(ip("192.0.2.2")).is_ok());
         drop(first);
         assert!(admission.admit(ip("192.0.2.1")).is_ok());
@@ -219,7 +243,10 @@ mod tests {
     fn all_addresses_together_are_limited() {
         let admission = admission(|s| s.c2s.max_unauthenticated = 1);
         let only = admission.admit(ip("192.0.2.1")).unwrap();
-        assert_eq!(admission.admit(ip("192.0.2.2")).unwrap_err(), Refusal::TooMany);
+        assert_eq!(
+            admission.admit(ip("192.0.2.2")).unwrap_err(),
+            Refusal::TooMany
+        );
         assert_eq!(admission.waiting(), 1);
         drop(only);
         assert_eq!(admission.waiting(), 0);

@@ -182,10 +182,16 @@ impl Connection {
     pub fn accept(accepted: Accepted) {
         let shard = Shard::current();
         let started = match accepted {
-            Accepted::Tcp { socket, peer, direct_tls } => {
-                Self::accept_tcp(shard, socket, peer, direct_tls)
-            }
-            Accepted::WebSocket { stream, peer, secure } => {
+            Accepted::Tcp {
+                socket,
+                peer,
+                direct_tls,
+            } => Self::accept_tcp(shard, socket, peer, direct_tls),
+            Accepted::WebSocket {
+                stream,
+                peer,
+                secure,
+            } => {
                 Self::accept_websocket(shard, stream, peer, secure);
                 Ok(())
             }
@@ -203,14 +209,30 @@ impl Connection {
     ) -> Result<(), Error> {
         let c2s = &shard.node().settings.c2s;
         if c2s.proxy_protocol {
-            if !c2s.trusted_proxies.iter().any(|network| network.contains(peer.ip())) {
-                metrics::STREAMS_REFUSED.with_label_values(&["untrusted_proxy"]).inc();
+            if !c2s
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(peer.ip()))
+            {
+                metrics::STREAMS_REFUSED
+                    .with_label_values(&["untrusted_proxy"])
+                    .inc();
                 return Ok(());
             }
             let deadline = Instant::now() + PROXY_HEADER_TIMEOUT;
-            let proxied = Proxied { header: Vec::new(), direct_tls, deadline };
+            let proxied = Proxied {
+                header: Vec::new(),
+                direct_tls,
+                deadline,
+            };
             let wire = Wire::Tcp(TcpWire::new(socket)?);
-            Self::run(shard, wire, peer, State::Proxied(Box::new(proxied)), Vec::new());
+            Self::run(
+                shard,
+                wire,
+                peer,
+                State::Proxied(Box::new(proxied)),
+                Vec::new(),
+            );
             return Ok(());
         }
         match shard.node().admission.admit(peer.ip()) {
@@ -242,9 +264,20 @@ impl Connection {
     }
 
     /// Starts the actor for a stream that authenticated on another arbiter, on the one that calls.
-    #[expect(clippy::boxed_local, reason = "that is how the parts come out of a mailbox")]
+    #[expect(
+        clippy::boxed_local,
+        reason = "that is how the parts come out of a mailbox"
+    )]
     pub fn adopt(parts: Box<Parts>) {
-        let Parts { wire, peer, account, security, rest, deadline, gauge } = *parts;
+        let Parts {
+            wire,
+            peer,
+            account,
+            security,
+            rest,
+            deadline,
+            gauge,
+        } = *parts;
         let wire = match wire.into_wire() {
             Ok(wire) => wire,
             Err(error) => {
@@ -256,7 +289,12 @@ impl Connection {
         let framing = framing_of(&wire);
         let negotiation = Negotiation::logged_in(rules(&shard), framing, security, account);
         let limits = negotiation.rules().limits();
-        let state = Negotiating { negotiation, in_handshake: false, deadline, ticket: None };
+        let state = Negotiating {
+            negotiation,
+            in_handshake: false,
+            deadline,
+            ticket: None,
+        };
         let state = State::Negotiating(Box::new(state));
         let mut connection = Self::new(shard, wire, peer, state, rest, gauge);
         connection.framer = Framer::new(limits);
@@ -264,7 +302,9 @@ impl Connection {
     }
 
     fn run(shard: Rc<Shard>, wire: Wire, peer: SocketAddr, state: State, rest: Vec<u8>) {
-        metrics::STREAMS_ACCEPTED.with_label_values(&[wire.name()]).inc();
+        metrics::STREAMS_ACCEPTED
+            .with_label_values(&[wire.name()])
+            .inc();
         let gauge = Gauge::new(wire.name());
         Self::new(shard, wire, peer, state, rest, gauge).start();
     }
@@ -294,7 +334,9 @@ impl Connection {
     }
 
     fn wire(&mut self) -> &mut Wire {
-        self.wire.as_mut().expect("a connection that has moved is not polled again")
+        self.wire
+            .as_mut()
+            .expect("a connection that has moved is not polled again")
     }
 
     fn framing(&self) -> Framing {
@@ -356,10 +398,16 @@ impl Connection {
             // A binding has bounds of its own, and must not be given up half done.
             State::Negotiating(_) if self.job.as_ref().is_some_and(Job::is_binding) => None,
             State::Negotiating(negotiating) => Some(negotiating.deadline),
-            State::Bound(_) => self.job.as_ref().map(|job| job.since() + settings.answer_timeout),
+            State::Bound(_) => self
+                .job
+                .as_ref()
+                .map(|job| job.since() + settings.answer_timeout),
             State::Ending(ending) => Some(ending.deadline()),
         };
-        let write = self.watch.stalled_since().map(|since| since + settings.write_timeout);
+        let write = self
+            .watch
+            .stalled_since()
+            .map(|since| since + settings.write_timeout);
         [state, write].into_iter().flatten().min()
     }
 
@@ -376,7 +424,9 @@ impl Connection {
         }
         let condition = match &self.state {
             State::Proxied(_) => {
-                metrics::STREAMS_REFUSED.with_label_values(&["proxy_header"]).inc();
+                metrics::STREAMS_REFUSED
+                    .with_label_values(&["proxy_header"])
+                    .inc();
                 return Err(Lost::TimedOut);
             }
             State::Negotiating(negotiating) if negotiating.in_handshake => {
@@ -393,7 +443,9 @@ impl Connection {
 
     /// Tells the session that the connection is gone. `clean`: the client has closed the stream.
     fn detach(&mut self, clean: bool) {
-        let State::Bound(Bound { session, .. }) = &self.state else { return };
+        let State::Bound(Bound { session, .. }) = &self.state else {
+            return;
+        };
         let unsent = std::mem::take(&mut self.in_flight);
         let unsent = unsent.into_iter().map(|(outgoing, _)| outgoing).collect();
         tell(session, Detached { unsent, clean });
@@ -515,7 +567,12 @@ fn negotiating(
     ticket: Option<Ticket>,
 ) -> State {
     let deadline = Instant::now() + shard.node().settings.c2s.negotiation_timeout;
-    State::Negotiating(Box::new(Negotiating { negotiation, in_handshake, deadline, ticket }))
+    State::Negotiating(Box::new(Negotiating {
+        negotiation,
+        in_handshake,
+        deadline,
+        ticket,
+    }))
 }
 
 fn count_refusal(refusal: Refusal) {
@@ -534,21 +591,29 @@ fn refuse(shard: &Shard, socket: &std::net::TcpStream, direct_tls: bool, refusal
     }
     let (condition, text) = match refusal {
         Refusal::TooMany => (StreamCondition::ResourceConstraint, "too many connections"),
-        Refusal::TooManyFromAddress => {
-            (StreamCondition::PolicyViolation, "too many connections from your address")
-        }
+        Refusal::TooManyFromAddress => (
+            StreamCondition::PolicyViolation,
+            "too many connections from your address",
+        ),
     };
     let mut scratch = Scratch::borrow();
     let error = StreamError::with_text(condition, text);
     Negotiation::new(rules(shard), Framing::Tcp, false).end(Some(&error), &mut scratch.output);
     count_error(&error);
-    let first = scratch.output.documents().fold(Vec::new(), |all, document| [&all, document].concat());
+    let first = scratch
+        .output
+        .documents()
+        .fold(Vec::new(), |all, document| [&all, document].concat());
     // Whether it arrives does not matter; the arbiter must not wait.
-    let _ = socket.set_nonblocking(true).and_then(|()| std::io::Write::write(&mut &*socket, &first));
+    let _ = socket
+        .set_nonblocking(true)
+        .and_then(|()| std::io::Write::write(&mut &*socket, &first));
 }
 
 fn count_error(error: &StreamError) {
-    metrics::STREAM_ERRORS.with_label_values(&[error.condition.as_str()]).inc();
+    metrics::STREAM_ERRORS
+        .with_label_values(&[error.condition.as_str()])
+        .inc();
 }
 
 #[cfg(test)]

@@ -94,10 +94,12 @@ impl Wire {
         scratch: &mut Scratch,
     ) -> Poll<Result<Input, Error>> {
         match self {
-            Self::Tcp(wire) => wire.poll_read(cx, &mut scratch.raw).map(|read| match read? {
-                0 => Ok(Input::End),
-                n => Ok(Input::Raw(n)),
-            }),
+            Self::Tcp(wire) => wire
+                .poll_read(cx, &mut scratch.raw)
+                .map(|read| match read? {
+                    0 => Ok(Input::End),
+                    n => Ok(Input::Raw(n)),
+                }),
             Self::Tls(wire) => wire.poll_read(cx, scratch),
             Self::WebSocket(wire) => wire.poll_read(cx, &mut scratch.plain),
         }
@@ -228,7 +230,9 @@ impl Output {
     /// The documents.
     pub(crate) fn documents(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(self.ends.iter().copied()).map(|(start, end)| &self.bytes[start..end])
+        starts
+            .zip(self.ends.iter().copied())
+            .map(|(start, end)| &self.bytes[start..end])
     }
 
     /// Forgets everything.
@@ -310,7 +314,10 @@ mod tests {
         output.push_bytes(b"<a/>");
         output.push_bytes(b"");
         output.push(|out| out.extend_from_slice(b"<bb/>"));
-        assert_eq!(output.documents().collect::<Vec<_>>(), [&b"<a/>"[..], b"<bb/>"]);
+        assert_eq!(
+            output.documents().collect::<Vec<_>>(),
+            [&b"<a/>"[..], b"<bb/>"]
+        );
         assert_eq!(output.len(), 9);
         output.clear();
         assert!(output.is_empty());

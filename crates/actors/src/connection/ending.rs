@@ -61,7 +61,9 @@ impl Connection {
             State::Proxied(_) | State::Ending(_) => return Err(Lost::Gone),
             State::Negotiating(negotiating) if negotiating.in_handshake => return Err(Lost::Gone),
             State::Negotiating(negotiating) => {
-                negotiating.negotiation.end(error.as_ref(), &mut scratch.output);
+                negotiating
+                    .negotiation
+                    .end(error.as_ref(), &mut scratch.output);
             }
             State::Bound(_) => {
                 negotiation::end(error.as_ref(), framing, &mut scratch.output);
@@ -74,15 +76,23 @@ impl Connection {
         self.detach(clean);
         self.job = None;
         let deadline = Instant::now() + self.shard.node().settings.c2s.linger;
-        self.state = State::Ending(Box::new(Ending { stage: Stage::Flushing, deadline }));
+        self.state = State::Ending(Box::new(Ending {
+            stage: Stage::Flushing,
+            deadline,
+        }));
         sent
     }
 
     /// Waits until the peer has what we said last.
     pub(super) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         loop {
-            let State::Ending(ending) = &mut self.state else { return Poll::Ready(Ok(())) };
-            let wire = self.wire.as_mut().expect("only a connection that has logged in moves");
+            let State::Ending(ending) = &mut self.state else {
+                return Poll::Ready(Ok(()));
+            };
+            let wire = self
+                .wire
+                .as_mut()
+                .expect("only a connection that has logged in moves");
             match ending.stage {
                 Stage::Flushing => {
                     ready!(wire.poll_shutdown(cx))?;

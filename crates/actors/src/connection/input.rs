@@ -34,7 +34,10 @@ impl Connection {
             return Poll::Ready(self.take(&rest, output, ctx, cx));
         }
         plain.clear();
-        let wire = self.wire.as_mut().expect("a connection that has moved is not polled again");
+        let wire = self
+            .wire
+            .as_mut()
+            .expect("a connection that has moved is not polled again");
         let input = match ready!(wire.poll_read(cx, &mut scratch)) {
             Ok(input) => input,
             Err(error) => return Poll::Ready(self.cannot_read(error, cx)),
@@ -106,28 +109,47 @@ impl Connection {
 
     /// The header of the PROXY protocol; the stream starts behind it.
     fn take_proxy_header(&mut self, bytes: &[u8]) -> Result<(), Lost> {
-        let State::Proxied(proxied) = &mut self.state else { return Ok(()) };
+        let State::Proxied(proxied) = &mut self.state else {
+            return Ok(());
+        };
         proxied.header.extend_from_slice(bytes);
         let header = match proxy_protocol::parse(&proxied.header) {
             Ok(Some(header)) => header,
             Ok(None) => return Ok(()),
             Err(error) => {
-                metrics::STREAMS_REFUSED.with_label_values(&["proxy_header"]).inc();
+                metrics::STREAMS_REFUSED
+                    .with_label_values(&["proxy_header"])
+                    .inc();
                 tracing::warn!(proxy = %self.peer, %error, "closing a connection");
                 return Err(Lost::Proxy("no acceptable PROXY protocol header"));
             }
         };
-        let Proxied { header: received, direct_tls, .. } = &mut **proxied;
+        let Proxied {
+            header: received,
+            direct_tls,
+            ..
+        } = &mut **proxied;
         let (mut received, direct_tls) = (std::mem::take(received), *direct_tls);
         received.drain(..header.len);
         // LOCAL: the proxy itself, as a health check does.
         self.peer = header.client.unwrap_or(self.peer);
-        let ticket = self.shard.node().admission.admit(self.peer.ip()).map_err(|refusal| {
-            super::count_refusal(refusal);
-            Lost::Proxy("too many connections")
-        })?;
-        let Some(Wire::Tcp(tcp)) = self.wire.take() else { return Err(Lost::Gone) };
-        let for_tls = if direct_tls { std::mem::take(&mut received) } else { Vec::new() };
+        let ticket = self
+            .shard
+            .node()
+            .admission
+            .admit(self.peer.ip())
+            .map_err(|refusal| {
+                super::count_refusal(refusal);
+                Lost::Proxy("too many connections")
+            })?;
+        let Some(Wire::Tcp(tcp)) = self.wire.take() else {
+            return Err(Lost::Gone);
+        };
+        let for_tls = if direct_tls {
+            std::mem::take(&mut received)
+        } else {
+            Vec::new()
+        };
         let (wire, state) = super::open(&self.shard, tcp, direct_tls, for_tls, Some(ticket))?;
         self.gauge = super::Gauge::new(wire.name());
         self.wire = Some(wire);
@@ -158,7 +180,10 @@ impl Connection {
                     } else {
                         negotiation.rules().limits_before_login()
                     };
-                    whole.take().map(|document| ws_frame(document, &limits)).transpose()
+                    whole
+                        .take()
+                        .map(|document| ws_frame(document, &limits))
+                        .transpose()
                 }
             };
             let action = match frame {
@@ -208,10 +233,23 @@ impl Connection {
                 self.send_negotiated(output, cx)?;
                 self.logged_in(success, rest)?;
             }
-            Action::Register { account, password, iq } => {
-                self.job = Some(Job::register(self.shard.node().clone(), account, password, iq));
+            Action::Register {
+                account,
+                password,
+                iq,
+            } => {
+                self.job = Some(Job::register(
+                    self.shard.node().clone(),
+                    account,
+                    password,
+                    iq,
+                ));
             }
-            Action::Bind { account, resource, iq } => {
+            Action::Bind {
+                account,
+                resource,
+                iq,
+            } => {
                 let request = BindRequest {
                     account,
                     resource,
@@ -238,8 +276,12 @@ impl Connection {
     }
 
     fn start_tls(&mut self) -> Result<(), Lost> {
-        let State::Negotiating(negotiating) = &mut self.state else { return Ok(()) };
-        let Some(Wire::Tcp(tcp)) = self.wire.take() else { return Err(Lost::Gone) };
+        let State::Negotiating(negotiating) = &mut self.state else {
+            return Ok(());
+        };
+        let Some(Wire::Tcp(tcp)) = self.wire.take() else {
+            return Err(Lost::Gone);
+        };
         let tls = TlsWire::new(tcp, self.shard.node().tls.clone(), Vec::new())?;
         self.wire = Some(Wire::Tls(tls));
         negotiating.in_handshake = true;
@@ -250,12 +292,21 @@ impl Connection {
 
     /// Whether the account has attempts left; fails the login if not.
     fn may_log_in(&mut self, user: &rookery_proto::jid::BareJid, output: &mut Output) -> bool {
-        if self.shard.node().admission.may_try(user, std::time::Instant::now()) {
+        if self
+            .shard
+            .node()
+            .admission
+            .may_try(user, std::time::Instant::now())
+        {
             return true;
         }
-        let State::Negotiating(negotiating) = &mut self.state else { return false };
+        let State::Negotiating(negotiating) = &mut self.state else {
+            return false;
+        };
         // Not RFC 6120 §6.5.1 to blame: the password was not looked at.
-        let failed = negotiating.negotiation.fail(Condition::TemporaryAuthFailure.into(), output);
+        let failed = negotiating
+            .negotiation
+            .fail(Condition::TemporaryAuthFailure.into(), output);
         if let Action::LoginFailed(failed) = failed {
             self.login_failed(&failed);
         }
@@ -263,11 +314,18 @@ impl Connection {
     }
 
     fn login_failed(&mut self, failed: &FailedLogin) {
-        let mechanism = failed.mechanism.map_or("unknown", |mechanism| mechanism.name());
+        let mechanism = failed
+            .mechanism
+            .map_or("unknown", |mechanism| mechanism.name());
         let outcome = failed.condition.name();
-        metrics::LOGINS.with_label_values(&[mechanism, outcome]).inc();
+        metrics::LOGINS
+            .with_label_values(&[mechanism, outcome])
+            .inc();
         if let (Some(user), Condition::NotAuthorized) = (&failed.user, failed.condition) {
-            self.shard.node().admission.failed(user, std::time::Instant::now());
+            self.shard
+                .node()
+                .admission
+                .failed(user, std::time::Instant::now());
             tracing::info!(jid = %user, peer = %self.peer, mechanism, "login failed");
         }
         if failed.is_last {
@@ -281,20 +339,33 @@ impl Connection {
 
     /// The client is who it says. Another arbiter may own the account; then the stream goes there.
     fn logged_in(&mut self, success: Success, rest: &mut &[u8]) -> Result<(), Lost> {
-        let Success { user, mechanism, took } = success;
-        metrics::LOGINS.with_label_values(&[mechanism.name(), "ok"]).inc();
-        metrics::LOGIN_SECONDS.with_label_values(&[mechanism.name()]).observe(took.as_secs_f64());
+        let Success {
+            user,
+            mechanism,
+            took,
+        } = success;
+        metrics::LOGINS
+            .with_label_values(&[mechanism.name(), "ok"])
+            .inc();
+        metrics::LOGIN_SECONDS
+            .with_label_values(&[mechanism.name()])
+            .observe(took.as_secs_f64());
         tracing::debug!(jid = %user, peer = %self.peer, %mechanism, "logged in");
         self.shard.node().admission.succeeded(&user);
-        let State::Negotiating(negotiating) = &mut self.state else { return Ok(()) };
+        let State::Negotiating(negotiating) = &mut self.state else {
+            return Ok(());
+        };
         negotiating.ticket = None;
-        self.framer.set_limits(negotiating.negotiation.rules().limits());
+        self.framer
+            .set_limits(negotiating.negotiation.rules().limits());
         self.framer.restart();
         let owner = self.shard.index_of(&user);
         if owner == self.shard.index() {
             return Ok(());
         }
-        let Some(wire) = self.wire.take() else { return Err(Lost::Gone) };
+        let Some(wire) = self.wire.take() else {
+            return Err(Lost::Gone);
+        };
         let gauge = super::Gauge::new(wire.name());
         let parts = Parts {
             wire: wire.into_parts().map_err(Error::from)?,
@@ -323,7 +394,9 @@ impl Connection {
         };
         let mut scratch = Scratch::borrow();
         let output = &mut scratch.output;
-        let State::Negotiating(negotiating) = &mut self.state else { return Ok(()) };
+        let State::Negotiating(negotiating) = &mut self.state else {
+            return Ok(());
+        };
         let Negotiating { negotiation, .. } = &mut **negotiating;
         let action = match found {
             Found::Credentials(Some(credentials)) => negotiation.credentials(&credentials, output),
@@ -344,8 +417,11 @@ impl Connection {
                 negotiation.bound(&iq, &bound.jid, output);
                 let scope = negotiation.scope().clone();
                 tracing::info!(jid = %bound.jid, peer = %self.peer, "session started");
-                self.state =
-                    State::Bound(Bound { session: bound.session, outbox: bound.outbox, scope });
+                self.state = State::Bound(Bound {
+                    session: bound.session,
+                    outbox: bound.outbox,
+                    scope,
+                });
                 self.watch.rest();
                 Action::Continue
             }
@@ -354,14 +430,20 @@ impl Connection {
         let mut unread = &rest[..];
         self.act(action, &mut unread, output, ctx, cx)?;
         self.send_negotiated(output, cx)?;
-        self.rest = if unread.len() == rest.len() { rest } else { unread.to_vec() };
+        self.rest = if unread.len() == rest.len() {
+            rest
+        } else {
+            unread.to_vec()
+        };
         Ok(())
     }
 
     /// Hands stanzas to the session; the next ones wait until it has dealt with them.
     fn take_stanzas(&mut self, mut bytes: &[u8]) {
         let framing = self.framing();
-        let State::Bound(bound) = &self.state else { return };
+        let State::Bound(bound) = &self.state else {
+            return;
+        };
         let limits = super::rules(&self.shard).limits();
         let mut whole = Some(bytes);
         let mut batch = Vec::new();
@@ -370,7 +452,10 @@ impl Connection {
                 Framing::Tcp => self.framer.next(&mut bytes),
                 Framing::WebSocket => {
                     bytes = &[];
-                    whole.take().map(|document| ws_frame(document, &limits)).transpose()
+                    whole
+                        .take()
+                        .map(|document| ws_frame(document, &limits))
+                        .transpose()
                 }
             };
             let end = match frame {

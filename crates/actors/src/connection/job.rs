@@ -29,7 +29,10 @@ enum Work {
     /// The session deals with a batch.
     Session(Pin<Box<Request<UserSession, Incoming>>>),
     /// Something that the negotiation asked for.
-    Negotiation { future: Pin<Box<dyn Future<Output = Found>>>, is_binding: bool },
+    Negotiation {
+        future: Pin<Box<dyn Future<Output = Found>>>,
+        is_binding: bool,
+    },
 }
 
 /// What came of it.
@@ -56,11 +59,17 @@ pub(super) enum Found {
 
 impl Job {
     fn new(work: Work) -> Self {
-        Self { work, since: Instant::now() }
+        Self {
+            work,
+            since: Instant::now(),
+        }
     }
 
     fn negotiation(future: impl Future<Output = Found> + 'static) -> Self {
-        Self::new(Work::Negotiation { future: Box::pin(future), is_binding: false })
+        Self::new(Work::Negotiation {
+            future: Box::pin(future),
+            is_binding: false,
+        })
     }
 
     /// Waits for the session.
@@ -103,10 +112,12 @@ impl Job {
 
     /// Binds a resource.
     pub(super) fn bind(shard: Rc<Shard>, request: BindRequest, iq: Box<Stanza>) -> Self {
-        let future = Box::pin(async move {
-            Found::Bound(iq, shard.bind(request).await.map(Box::new))
-        });
-        Self::new(Work::Negotiation { future, is_binding: true })
+        let future =
+            Box::pin(async move { Found::Bound(iq, shard.bind(request).await.map(Box::new)) });
+        Self::new(Work::Negotiation {
+            future,
+            is_binding: true,
+        })
     }
 
     /// Since when it is under way.
@@ -116,7 +127,13 @@ impl Job {
 
     /// Whether a resource is being bound.
     pub(super) fn is_binding(&self) -> bool {
-        matches!(self.work, Work::Negotiation { is_binding: true, .. })
+        matches!(
+            self.work,
+            Work::Negotiation {
+                is_binding: true,
+                ..
+            }
+        )
     }
 
     /// Waits for the outcome.

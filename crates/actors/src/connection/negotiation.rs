@@ -139,7 +139,11 @@ impl Negotiation {
             rules,
             framing,
             phase: if secure { Phase::Secured } else { Phase::Plain },
-            security: if secure { Security::Secured } else { Security::Plain },
+            security: if secure {
+                Security::Secured
+            } else {
+                Security::Plain
+            },
             bindings: Vec::new(),
             domain: None,
             scope: StreamScope::default(),
@@ -157,7 +161,11 @@ impl Negotiation {
         user: BareJid,
     ) -> Self {
         let phase = Phase::Authenticated(user);
-        Self { phase, security, ..Self::new(rules, framing, false) }
+        Self {
+            phase,
+            security,
+            ..Self::new(rules, framing, false)
+        }
     }
 
     /// The rules of the stream.
@@ -184,9 +192,16 @@ impl Negotiation {
     pub(crate) fn secured(&mut self, binding: Option<[u8; BINDING_BYTES]>) {
         self.phase = Phase::Secured;
         self.is_open = false;
-        self.security = if binding.is_some() { Security::Bindable } else { Security::Secured };
+        self.security = if binding.is_some() {
+            Security::Bindable
+        } else {
+            Security::Secured
+        };
         self.bindings = binding
-            .map(|data| ChannelBinding { kind: BindingKind::TlsExporter, data: data.to_vec() })
+            .map(|data| ChannelBinding {
+                kind: BindingKind::TlsExporter,
+                data: data.to_vec(),
+            })
             .into_iter()
             .collect();
     }
@@ -227,7 +242,9 @@ impl Negotiation {
         self.scope = scope;
         let to = theirs.to.as_ref();
         let domain = to.filter(|to| to.local().is_none() && to.resource().is_none());
-        self.domain = domain.and_then(|to| self.rules.domain(to.domain())).cloned();
+        self.domain = domain
+            .and_then(|to| self.rules.domain(to.domain()))
+            .cloned();
         let reply_to = theirs.from.as_ref().map(|from| Jid::from(from.to_bare()));
         self.send_header(reply_to, output);
         self.check_header(&theirs)?;
@@ -258,7 +275,11 @@ impl Negotiation {
                 return Err(StreamCondition::HostUnknown.into());
             }
             // RFC 6120 §4.9.3.9
-            if theirs.from.as_ref().is_some_and(|from| from.bare_str() != user.as_str()) {
+            if theirs
+                .from
+                .as_ref()
+                .is_some_and(|from| from.bare_str() != user.as_str())
+            {
                 return Err(StreamCondition::InvalidFrom.into());
             }
         }
@@ -328,7 +349,9 @@ impl Negotiation {
                 let offered = self.rules.offered(self.security);
                 let offer = offer(&offered.mechanisms, &self.bindings);
                 let nonce = random::<NONCE_LEN>();
-                let step = login.exchange.respond(&response, domain.domain(), offer, &nonce);
+                let step = login
+                    .exchange
+                    .respond(&response, domain.domain(), offer, &nonce);
                 self.step(step, output)
             }
             (sasl::Request::Abort, _) => self.fail(Condition::Aborted.into(), output),
@@ -350,10 +373,16 @@ impl Negotiation {
             Ok(exchange) => exchange,
             Err(failure) => return self.fail(failure, output),
         };
-        let mut login = Box::new(Login { exchange, user: None, since: Instant::now() });
+        let mut login = Box::new(Login {
+            exchange,
+            user: None,
+            since: Instant::now(),
+        });
         let offer = offer(&offered.mechanisms, &self.bindings);
         let nonce = random::<NONCE_LEN>();
-        let step = login.exchange.initial(initial, domain.domain(), offer, &nonce);
+        let step = login
+            .exchange
+            .initial(initial, domain.domain(), offer, &nonce);
         self.phase = Phase::Authenticating(login);
         self.step(step, output)
     }
@@ -374,7 +403,13 @@ impl Negotiation {
             _ => None,
         };
         match user {
-            Some(user) => self.step(Ok(Step::Success { user, data: Vec::new() }), output),
+            Some(user) => self.step(
+                Ok(Step::Success {
+                    user,
+                    data: Vec::new(),
+                }),
+                output,
+            ),
             None => self.fail(Condition::NotAuthorized.into(), output),
         }
     }
@@ -403,7 +438,11 @@ impl Negotiation {
                 self.phase = Phase::Authenticated(user.clone());
                 self.bindings = Vec::new();
                 self.is_open = false;
-                Action::LoggedIn(Success { user, mechanism, took })
+                Action::LoggedIn(Success {
+                    user,
+                    mechanism,
+                    took,
+                })
             }
             Err(failure) => self.fail(failure, output),
         }
@@ -440,11 +479,18 @@ impl Negotiation {
             Phase::Authenticated(user) => {
                 let account = user.clone();
                 match bind::requested_resource(&iq) {
-                    Ok(resource) => Action::Bind { account, resource, iq: Box::new(iq) },
+                    Ok(resource) => Action::Bind {
+                        account,
+                        resource,
+                        iq: Box::new(iq),
+                    },
                     Err(_) => not_authorized(),
                 }
             }
-            _ if iq.payload().is_some_and(|p| p.is("query", xep0077_register::NS)) => {
+            _ if iq
+                .payload()
+                .is_some_and(|p| p.is("query", xep0077_register::NS)) =>
+            {
                 self.register(iq, output)
             }
             _ => not_authorized(),
@@ -468,7 +514,11 @@ impl Negotiation {
                         "too many registrations",
                     ));
                 }
-                Action::Register { account, password, iq: Box::new(iq) }
+                Action::Register {
+                    account,
+                    password,
+                    iq: Box::new(iq),
+                }
             }
             Err(condition) => {
                 self.push_error(&iq, &condition.into(), output);
@@ -537,7 +587,10 @@ pub(crate) fn end(error: Option<&StreamError>, framing: Framing, output: &mut Ou
 }
 
 fn offer<'a>(mechanisms: &[Mechanism], bindings: &'a [ChannelBinding]) -> Offer<'a> {
-    Offer { plus: mechanisms.iter().any(|mechanism| mechanism.is_plus()), bindings }
+    Offer {
+        plus: mechanisms.iter().any(|mechanism| mechanism.is_plus()),
+        bindings,
+    }
 }
 
 fn not_authorized() -> Action {
@@ -551,7 +604,9 @@ fn push(output: &mut Output, element: &Element) {
 /// Random bytes of the operating system.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).expect("the operating system's random source works");
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the operating system's random source works");
     bytes
 }
 

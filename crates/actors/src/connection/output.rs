@@ -29,7 +29,9 @@ impl Connection {
                     return Ok(());
                 }
             }
-            let State::Bound(bound) = &self.state else { return Ok(()) };
+            let State::Bound(bound) = &self.state else {
+                return Ok(());
+            };
             if bound.outbox.poll_pending(cx).is_pending() {
                 return Ok(());
             }
@@ -40,15 +42,20 @@ impl Connection {
     /// Takes stanzas from the outbox and sends them.
     fn drain(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
         let framing = self.framing();
-        let State::Bound(bound) = &self.state else { return Ok(()) };
+        let State::Bound(bound) = &self.state else {
+            return Ok(());
+        };
         let mut scratch = Scratch::borrow();
         while scratch.output.len() < WRITE_BYTES
             && let Some(outgoing) = bound.outbox.pop()
         {
             let before = scratch.output.len();
             let to = outgoing.to.as_ref().map(Jid::as_str);
-            scratch.output.push(|out| outgoing.stanza.write_to(out, to, framing));
-            self.in_flight.push_back((outgoing, scratch.output.len() - before));
+            scratch
+                .output
+                .push(|out| outgoing.stanza.write_to(out, to, framing));
+            self.in_flight
+                .push_back((outgoing, scratch.output.len() - before));
         }
         let sent = self.send(&scratch.output, cx);
         self.settle();
@@ -66,7 +73,9 @@ impl Connection {
         if self.in_flight.is_empty() {
             return;
         }
-        let State::Bound(bound) = &self.state else { return };
+        let State::Bound(bound) = &self.state else {
+            return;
+        };
         let unsent = self.wire.as_ref().map_or(0, Wire::unsent);
         let mut left: usize = self.in_flight.iter().map(|(_, len)| len).sum();
         while let Some((_, len)) = self.in_flight.front() {

@@ -130,7 +130,10 @@ impl Rules {
     /// Limits of a stream that has not logged in.
     pub(crate) fn limits_before_login(&self) -> Limits {
         let max_stanza_bytes = MAX_STANZA_BEFORE_LOGIN.min(self.limits.max_stanza_bytes);
-        Limits { max_stanza_bytes, ..self.limits }
+        Limits {
+            max_stanza_bytes,
+            ..self.limits
+        }
     }
 
     /// Limits of a stream that has logged in.
@@ -154,7 +157,12 @@ impl Rules {
 }
 
 impl Offered {
-    fn new(security: Security, tls: TlsPolicy, registration: bool, configured: &[Mechanism]) -> Self {
+    fn new(
+        security: Security,
+        tls: TlsPolicy,
+        registration: bool,
+        configured: &[Mechanism],
+    ) -> Self {
         let is_secure = security != Security::Plain;
         let starttls = match (is_secure, tls) {
             (true, _) | (_, TlsPolicy::Disabled) => Starttls::None,
@@ -168,7 +176,10 @@ impl Offered {
             sasl::offered(is_secure, has_binding, configured)
         };
         let bindings = if has_binding {
-            vec![ChannelBinding { kind: BindingKind::TlsExporter, data: Vec::new() }]
+            vec![ChannelBinding {
+                kind: BindingKind::TlsExporter,
+                data: Vec::new(),
+            }]
         } else {
             Vec::new()
         };
@@ -184,7 +195,10 @@ impl Offered {
             websocket: StreamFeatures::before_login(&facts(Starttls::None))
                 .to_xml(Framing::WebSocket),
         };
-        Self { mechanisms, features }
+        Self {
+            mechanisms,
+            features,
+        }
     }
 
     /// `<stream:features/>` on such a stream.

@@ -37,7 +37,11 @@ impl Watch {
     /// Makes sure that the task is woken when `due` comes, at the latest.
     pub(super) fn arm(&mut self, due: Option<Instant>, cx: &mut Context<'_>) {
         let Some(due) = due else { return };
-        if self.timer.as_ref().is_some_and(|timer| timer.deadline() <= due) {
+        if self
+            .timer
+            .as_ref()
+            .is_some_and(|timer| timer.deadline() <= due)
+        {
             return;
         }
         let timer = self.timer.insert(Box::pin(sleep_until(due)));
@@ -54,9 +58,17 @@ impl Watch {
     /// Notes how many bytes the socket has not taken.
     pub(super) fn unsent(&mut self, unsent: usize) {
         match &mut self.stalled {
-            None => self.stalled = Some(Box::new(Stalled { since: Instant::now(), unsent })),
+            None => {
+                self.stalled = Some(Box::new(Stalled {
+                    since: Instant::now(),
+                    unsent,
+                }))
+            }
             Some(stalled) if stalled.unsent != unsent => {
-                **stalled = Stalled { since: Instant::now(), unsent };
+                **stalled = Stalled {
+                    since: Instant::now(),
+                    unsent,
+                };
             }
             Some(_) => {}
         }

@@ -74,7 +74,14 @@ fn expand_label(
     let length = u16::try_from(out.len()).ok()?.to_be_bytes();
     let label_length = [u8::try_from(PREFIX.len() + label.len()).ok()?];
     let context_length = [u8::try_from(context.len()).ok()?];
-    let info = [&length[..], &label_length, PREFIX, label, &context_length, context];
+    let info = [
+        &length[..],
+        &label_length,
+        PREFIX,
+        label,
+        &context_length,
+        context,
+    ];
     let prk = hkdf::Prk::new_less_safe(algorithm, secret);
     prk.expand(&info, Length(out.len())).ok()?.fill(out).ok()
 }

@@ -64,7 +64,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
     let Some(body) = rest.get(..length) else {
         return Ok(None);
     };
-    let client = if local { None } else { client(fixed[13] >> 4, body)? };
+    let client = if local {
+        None
+    } else {
+        client(fixed[13] >> 4, body)?
+    };
     Ok(Some(Header { client, len }))
 }
 
@@ -73,7 +77,10 @@ fn client(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, Error> {
     match family {
         0x1 => {
             let ip: [u8; 4] = array(body, 0)?;
-            Ok(Some(SocketAddr::new(Ipv4Addr::from(ip).into(), port(body, 8, 12)?)))
+            Ok(Some(SocketAddr::new(
+                Ipv4Addr::from(ip).into(),
+                port(body, 8, 12)?,
+            )))
         }
         0x2 => {
             let ip: [u8; 16] = array(body, 0)?;
@@ -87,11 +94,18 @@ fn client(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, Error> {
 
 /// The port at `at`, if the addresses with both ports, `len` bytes, are there.
 fn port(body: &[u8], at: usize, len: usize) -> Result<u16, Error> {
-    if body.len() < len { Err(Error::Addresses) } else { Ok(u16::from_be_bytes(array(body, at)?)) }
+    if body.len() < len {
+        Err(Error::Addresses)
+    } else {
+        Ok(u16::from_be_bytes(array(body, at)?))
+    }
 }
 
 fn array<const N: usize>(body: &[u8], at: usize) -> Result<[u8; N], Error> {
-    body.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(Error::Addresses)
+    body.get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .ok_or(Error::Addresses)
 }
 
 #[cfg(test)]
@@ -108,8 +122,15 @@ mod tests {
 
     #[test]
     fn the_client_of_a_proxied_connection_is_its_source_address() {
-        let v4 = header(0x21, 0x11, &[192, 0, 2, 7, 10, 0, 0, 1, 0x30, 0x39, 0x14, 0x66]);
-        let expected = Header { client: Some("192.0.2.7:12345".parse().unwrap()), len: 28 };
+        let v4 = header(
+            0x21,
+            0x11,
+            &[192, 0, 2, 7, 10, 0, 0, 1, 0x30, 0x39, 0x14, 0x66],
+        );
+        let expected = Header {
+            client: Some("192.0.2.7:12345".parse().unwrap()),
+            len: 28,
+        };
         assert_eq!(parse(&v4), Ok(Some(expected)));
 
         let mut body = Vec::new();
@@ -118,7 +139,10 @@ mod tests {
         body.extend([0, 80, 0x14, 0x66]);
         body.extend([0x04, 0, 1, 0xff]);
         let v6 = header(0x21, 0x21, &body);
-        let expected = Header { client: Some("[2001:db8::1]:80".parse().unwrap()), len: 56 };
+        let expected = Header {
+            client: Some("[2001:db8::1]:80".parse().unwrap()),
+            len: 56,
+        };
         assert_eq!(parse(&v6), Ok(Some(expected)));
     }
 
@@ -132,9 +156,21 @@ mod tests {
 
     #[test]
     fn a_proxy_may_speak_for_itself() {
-        assert_eq!(parse(&header(0x20, 0x00, &[])), Ok(Some(Header { client: None, len: 16 })));
+        assert_eq!(
+            parse(&header(0x20, 0x00, &[])),
+            Ok(Some(Header {
+                client: None,
+                len: 16
+            }))
+        );
         let unix = header(0x21, 0x31, &[0; 216]);
-        assert_eq!(parse(&unix), Ok(Some(Header { client: None, len: 232 })));
+        assert_eq!(
+            parse(&unix),
+            Ok(Some(Header {
+                client: None,
+                len: 232
+            }))
+        );
     }
 
     #[test]

@@ -39,7 +39,10 @@ impl TcpWire {
         socket.set_nonblocking(true)?;
         // Stanzas are small and somebody waits for each.
         socket.set_nodelay(true)?;
-        Ok(Self { socket: TcpStream::from_std(socket)?, unsent: None })
+        Ok(Self {
+            socket: TcpStream::from_std(socket)?,
+            unsent: None,
+        })
     }
 
     /// Takes the socket from the reactor.
@@ -47,7 +50,10 @@ impl TcpWire {
     /// # Errors
     /// When that fails.
     pub(crate) fn into_parts(self) -> io::Result<TcpParts> {
-        Ok(TcpParts { socket: self.socket.into_std()?, unsent: self.unsent })
+        Ok(TcpParts {
+            socket: self.socket.into_std()?,
+            unsent: self.unsent,
+        })
     }
 
     /// Registers the socket with the reactor of this thread.
@@ -55,7 +61,10 @@ impl TcpWire {
     /// # Errors
     /// When that fails.
     pub(crate) fn from_parts(parts: TcpParts) -> io::Result<Self> {
-        Ok(Self { socket: TcpStream::from_std(parts.socket)?, unsent: parts.unsent })
+        Ok(Self {
+            socket: TcpStream::from_std(parts.socket)?,
+            unsent: parts.unsent,
+        })
     }
 
     /// Reads into the buffer; 0 at the end of the stream. Nothing is kept while it waits.
@@ -176,15 +185,21 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut wire = TcpWire::new(listener.accept().unwrap().0).unwrap();
-        let sent: Vec<u8> = (0..16 * 1024 * 1024_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
-        std::future::poll_fn(|cx| Poll::Ready(wire.send(cx, &sent, sent.len()))).await.unwrap();
+        let sent: Vec<u8> = (0..16 * 1024 * 1024_u32)
+            .map(|n| n.to_le_bytes()[n as usize % 3])
+            .collect();
+        std::future::poll_fn(|cx| Poll::Ready(wire.send(cx, &sent, sent.len())))
+            .await
+            .unwrap();
         assert!(wire.has_unsent() && wire.unsent(0) > 0);
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             std::io::Read::read_to_end(&mut &client, &mut all).unwrap();
             all
         });
-        std::future::poll_fn(|cx| wire.poll_shutdown(cx)).await.unwrap();
+        std::future::poll_fn(|cx| wire.poll_shutdown(cx))
+            .await
+            .unwrap();
         assert!(!wire.has_unsent());
         assert!(reader.join().unwrap() == sent);
     }

@@ -35,7 +35,9 @@ const RECORD: usize = 16 * 1024;
 ///
 /// # Errors
 /// When the cryptography provider lacks something, which the one that is built in does not.
-pub fn server_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -75,7 +77,10 @@ struct Session {
 
 enum Handshake {
     /// Under way since then.
-    Running { since: Instant, secret: Option<Vec<u8>> },
+    Running {
+        since: Instant,
+        secret: Option<Vec<u8>>,
+    },
     /// Complete; with channel binding data until somebody takes it.
     Done(Option<Box<[u8; BINDING_BYTES]>>),
 }
@@ -94,7 +99,10 @@ impl TlsWire {
             tls: UnbufferedServerConnection::new(config)?,
             is_fresh: !received.is_empty(),
             carry: received,
-            handshake: Handshake::Running { since: Instant::now(), secret: None },
+            handshake: Handshake::Running {
+                since: Instant::now(),
+                secret: None,
+            },
             peer_closed: false,
             closed: false,
         });
@@ -106,7 +114,10 @@ impl TlsWire {
     /// # Errors
     /// When that fails.
     pub(crate) fn into_parts(self) -> io::Result<TlsParts> {
-        Ok(TlsParts { tcp: self.tcp.into_parts()?, session: self.session })
+        Ok(TlsParts {
+            tcp: self.tcp.into_parts()?,
+            session: self.session,
+        })
     }
 
     /// Registers the socket with the reactor of this thread.
@@ -114,7 +125,10 @@ impl TlsWire {
     /// # Errors
     /// When that fails.
     pub(crate) fn from_parts(parts: TlsParts) -> io::Result<Self> {
-        Ok(Self { tcp: TcpWire::from_parts(parts.tcp)?, session: parts.session })
+        Ok(Self {
+            tcp: TcpWire::from_parts(parts.tcp)?,
+            session: parts.session,
+        })
     }
 
     /// The `tls-exporter` channel binding data; once, after a TLS 1.3 handshake.
@@ -318,9 +332,9 @@ impl Session {
                         records.len += n;
                         return Ok(());
                     }
-                    Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size }))
-                        if required_size > needed =>
-                    {
+                    Err(EncryptError::InsufficientSize(InsufficientSizeError {
+                        required_size,
+                    })) if required_size > needed => {
                         needed = required_size;
                     }
                     Err(_) => return Err(Error::TlsClosed),
@@ -395,7 +409,10 @@ thread_local! {
 impl Records {
     /// The thread's buffer, or a new one if that is in use.
     fn borrow() -> Self {
-        Self { buffer: RECORDS.take(), len: 0 }
+        Self {
+            buffer: RECORDS.take(),
+            len: 0,
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -441,4 +458,4 @@ impl Drop for Records {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

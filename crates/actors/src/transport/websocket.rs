@@ -109,6 +109,8 @@ impl WebSocketWire {
     /// Sends the close message (RFC 7395 §3.6).
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.stream).poll_close(cx).map_err(Error::from)
+        Pin::new(&mut self.stream)
+            .poll_close(cx)
+            .map_err(Error::from)
     }
 }

@@ -57,12 +57,18 @@ impl Stream {
 
     fn auth(&mut self, mechanism: &str, initial: &str) -> Action {
         let initial = STANDARD.encode(initial);
-        self.send(&format!("<auth xmlns='{}' mechanism='{mechanism}'>{initial}</auth>", ns::SASL))
+        self.send(&format!(
+            "<auth xmlns='{}' mechanism='{mechanism}'>{initial}</auth>",
+            ns::SASL
+        ))
     }
 
     /// Logs ann in.
     fn log_in(&mut self) {
-        assert!(matches!(self.auth("PLAIN", "\0ann\0secret"), Action::Verify(..)));
+        assert!(matches!(
+            self.auth("PLAIN", "\0ann\0secret"),
+            Action::Verify(..)
+        ));
         let action = self.negotiation.verified(true, &mut self.output);
         assert!(matches!(action, Action::LoggedIn(_)));
         self.said();
@@ -70,7 +76,11 @@ impl Stream {
 
     /// What was said since the last call.
     fn said(&mut self) -> String {
-        let said = self.output.documents().map(|d| str::from_utf8(d).unwrap()).collect();
+        let said = self
+            .output
+            .documents()
+            .map(|d| str::from_utf8(d).unwrap())
+            .collect();
         self.output.clear();
         said
     }
@@ -96,15 +106,33 @@ fn the_response_header_names_us_the_client_and_the_stream() {
     let mut stream = Stream::with(false, |_| ());
     stream.open("to='localhost' from='ann@localhost/x'");
     let said = stream.said();
-    assert!(said.starts_with("<?xml version='1.0'?><stream:stream xmlns='jabber:client'"), "{said}");
-    for part in [" from='localhost'", " to='ann@localhost'", " version='1.0'", " xml:lang='en'"] {
+    assert!(
+        said.starts_with("<?xml version='1.0'?><stream:stream xmlns='jabber:client'"),
+        "{said}"
+    );
+    for part in [
+        " from='localhost'",
+        " to='ann@localhost'",
+        " version='1.0'",
+        " xml:lang='en'",
+    ] {
         assert!(said.contains(part), "{part} in {said}");
     }
-    let id = said.split(" id='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    let id = said
+        .split(" id='")
+        .nth(1)
+        .unwrap()
+        .split('\'')
+        .next()
+        .unwrap()
+        .to_owned();
     assert!(id.len() >= 16);
     stream.negotiation.secured(None);
     stream.open("to='localhost'");
-    assert!(!stream.said().contains(&id), "another stream has another id");
+    assert!(
+        !stream.said().contains(&id),
+        "another stream has another id"
+    );
 }
 
 /// RFC 6120 §5.3.1
@@ -124,24 +152,36 @@ fn what_is_offered_depends_on_what_protects_the_stream() {
     let mut stream = Stream::with(false, |s| s.c2s.tls = TlsPolicy::Optional);
     stream.open("to='localhost'");
     let said = stream.said();
-    assert!(said.contains("<starttls") && said.contains(">SCRAM-SHA-1<"), "{said}");
+    assert!(
+        said.contains("<starttls") && said.contains(">SCRAM-SHA-1<"),
+        "{said}"
+    );
     assert!(!said.contains("PLAIN") && !said.contains("-PLUS"), "{said}");
 
     stream.negotiation.secured(None);
     stream.open("to='localhost'");
     let said = stream.said();
     assert!(said.contains(">PLAIN<"), "{said}");
-    assert!(!said.contains("starttls") && !said.contains("-PLUS"), "{said}");
+    assert!(
+        !said.contains("starttls") && !said.contains("-PLUS"),
+        "{said}"
+    );
 
     stream.negotiation.secured(Some([7; BINDING_BYTES]));
     stream.open("to='localhost'");
     let said = stream.said();
-    assert!(said.contains(">SCRAM-SHA-256-PLUS<") && said.contains("tls-exporter"), "{said}");
+    assert!(
+        said.contains(">SCRAM-SHA-256-PLUS<") && said.contains("tls-exporter"),
+        "{said}"
+    );
 
     let mut stream = Stream::with(false, |s| s.c2s.tls = TlsPolicy::Disabled);
     stream.open("to='localhost'");
     let said = stream.said();
-    assert!(said.contains(">SCRAM-SHA-1<") && !said.contains("starttls"), "{said}");
+    assert!(
+        said.contains(">SCRAM-SHA-1<") && !said.contains("starttls"),
+        "{said}"
+    );
 }
 
 /// RFC 6120 §4.9.3.6, §4.9.1.2
@@ -149,8 +189,15 @@ fn what_is_offered_depends_on_what_protects_the_stream() {
 fn an_unknown_host_is_refused_in_an_open_stream() {
     for to in ["to='example.org'", "to='ann@localhost'", "to='localhost/x'"] {
         let mut stream = Stream::with(false, |_| ());
-        assert_eq!(stream_error(stream.open(to)), StreamCondition::HostUnknown, "{to}");
-        stream.negotiation.end(Some(&StreamCondition::HostUnknown.into()), &mut stream.output);
+        assert_eq!(
+            stream_error(stream.open(to)),
+            StreamCondition::HostUnknown,
+            "{to}"
+        );
+        stream.negotiation.end(
+            Some(&StreamCondition::HostUnknown.into()),
+            &mut stream.output,
+        );
         let said = stream.said();
         assert_eq!(said.matches("<stream:stream ").count(), 1, "{said}");
         assert!(said.contains(" from='localhost'"));
@@ -164,7 +211,10 @@ fn an_unknown_host_is_refused_in_an_open_stream() {
 #[test]
 fn bad_headers_are_refused_with_the_error_that_fits() {
     let mut stream = Stream::with(false, |_| ());
-    assert_eq!(stream_error(stream.open("")), StreamCondition::ImproperAddressing);
+    assert_eq!(
+        stream_error(stream.open("")),
+        StreamCondition::ImproperAddressing
+    );
 
     for (header, condition) in [
         (
@@ -184,7 +234,9 @@ fn bad_headers_are_refused_with_the_error_that_fits() {
     ] {
         let mut stream = Stream::with(false, |_| ());
         assert_eq!(stream_error(stream.send(header)), condition, "{header}");
-        stream.negotiation.end(Some(&condition.into()), &mut stream.output);
+        stream
+            .negotiation
+            .end(Some(&condition.into()), &mut stream.output);
         let said = stream.said();
         assert_eq!(said.matches("<stream:stream ").count(), 1, "{said}");
     }
@@ -210,14 +262,20 @@ fn starttls_is_granted_once_and_only_where_it_is_possible() {
     stream.open("to='localhost'");
     stream.said();
     assert!(matches!(stream.send(starttls), Action::StartTls));
-    assert_eq!(stream.said(), "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+    assert_eq!(
+        stream.said(),
+        "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+    );
 
     let mut disabled = Stream::with(false, |s| s.c2s.tls = TlsPolicy::Disabled);
     disabled.open("to='localhost'");
     for mut stream in [Stream::secured(), disabled] {
         stream.said();
         assert!(matches!(stream.send(starttls), Action::Close));
-        assert_eq!(stream.said(), "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        assert_eq!(
+            stream.said(),
+            "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+        );
     }
 }
 
@@ -228,7 +286,11 @@ fn nobody_logs_in_before_tls_where_that_is_required() {
     stream.open("to='localhost'");
     for mechanism in ["PLAIN", "SCRAM-SHA-1", "X-UNKNOWN"] {
         let action = stream.auth(mechanism, "x");
-        assert_eq!(failure(action), Condition::EncryptionRequired, "{mechanism}");
+        assert_eq!(
+            failure(action),
+            Condition::EncryptionRequired,
+            "{mechanism}"
+        );
     }
 }
 
@@ -238,15 +300,29 @@ fn plain_is_verified_and_leads_to_a_new_stream() {
     let Action::Verify(user, password) = stream.auth("PLAIN", "\0Ann\0secret") else {
         panic!("the password has to be checked");
     };
-    assert_eq!((user.as_str(), password.as_str()), ("ann@localhost", "secret"));
+    assert_eq!(
+        (user.as_str(), password.as_str()),
+        ("ann@localhost", "secret")
+    );
     let action = stream.negotiation.verified(true, &mut stream.output);
-    let Action::LoggedIn(success) = action else { panic!("no success: {action:?}") };
+    let Action::LoggedIn(success) = action else {
+        panic!("no success: {action:?}")
+    };
     assert_eq!((success.user, success.mechanism), (user, Mechanism::Plain));
-    assert_eq!(stream.said(), "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+    assert_eq!(
+        stream.said(),
+        "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
+    );
 
-    assert!(matches!(stream.open("to='localhost' from='ann@localhost'"), Action::Continue));
+    assert!(matches!(
+        stream.open("to='localhost' from='ann@localhost'"),
+        Action::Continue
+    ));
     let said = stream.said();
-    assert!(said.contains("<stream:stream ") && said.contains(AFTER_LOGIN), "{said}");
+    assert!(
+        said.contains("<stream:stream ") && said.contains(AFTER_LOGIN),
+        "{said}"
+    );
     assert!(!said.contains("<mechanisms"), "{said}");
 }
 
@@ -258,7 +334,10 @@ fn a_wrong_password_can_be_corrected() {
         panic!("no failure");
     };
     assert_eq!(failed.user.unwrap().as_str(), "ann@localhost");
-    assert_eq!((failed.mechanism, failed.is_last), (Some(Mechanism::Plain), false));
+    assert_eq!(
+        (failed.mechanism, failed.is_last),
+        (Some(Mechanism::Plain), false)
+    );
     assert_eq!(
         stream.said(),
         "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
@@ -272,7 +351,9 @@ fn the_last_failure_ends_the_stream() {
     let mut stream = Stream::with(true, |s| s.auth.attempts_per_stream = 3);
     stream.open("to='localhost'");
     for attempt in 1..=3 {
-        let Action::LoginFailed(failed) = stream.auth("X-NONE", "x") else { panic!("no failure") };
+        let Action::LoginFailed(failed) = stream.auth("X-NONE", "x") else {
+            panic!("no failure")
+        };
         assert_eq!(failed.condition, Condition::InvalidMechanism);
         assert_eq!(failed.is_last, attempt == 3);
     }
@@ -291,13 +372,19 @@ fn scram_asks_for_the_users_keys_and_challenges() {
     let said = stream.said();
     let challenge = said.split('>').nth(1).unwrap().split('<').next().unwrap();
     let challenge = String::from_utf8(STANDARD.decode(challenge).unwrap()).unwrap();
-    assert!(challenge.starts_with("r=fyko+d2lbbFgONRv9qkxdawL"), "{challenge}");
+    assert!(
+        challenge.starts_with("r=fyko+d2lbbFgONRv9qkxdawL"),
+        "{challenge}"
+    );
     assert!(challenge.ends_with(",i=4096"), "{challenge}");
     let response = STANDARD.encode(format!(
         "c=biws,{},p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=",
         challenge.split(',').next().unwrap()
     ));
-    let action = stream.send(&format!("<response xmlns='{}'>{response}</response>", ns::SASL));
+    let action = stream.send(&format!(
+        "<response xmlns='{}'>{response}</response>",
+        ns::SASL
+    ));
     assert_eq!(failure(action), Condition::NotAuthorized);
 }
 
@@ -322,7 +409,10 @@ fn sasl_elements_in_the_wrong_place_are_failures() {
     let bad = format!("<auth xmlns='{}' mechanism='PLAIN'>*</auth>", ns::SASL);
     assert_eq!(failure(stream.send(&bad)), Condition::IncorrectEncoding);
     stream.auth("SCRAM-SHA-1", "n,,n=ann,r=fyko+d2lbbFgONRv9qkxdawL");
-    assert_eq!(failure(stream.auth("PLAIN", "\0ann\0secret")), Condition::MalformedRequest);
+    assert_eq!(
+        failure(stream.auth("PLAIN", "\0ann\0secret")),
+        Condition::MalformedRequest
+    );
 }
 
 #[test]
@@ -338,7 +428,10 @@ fn nobody_logs_in_twice() {
 #[test]
 fn after_login_the_header_is_the_users() {
     for (header, condition) in [
-        ("to='localhost' from='eve@localhost'", StreamCondition::InvalidFrom),
+        (
+            "to='localhost' from='eve@localhost'",
+            StreamCondition::InvalidFrom,
+        ),
         ("to='other.example'", StreamCondition::HostUnknown),
         ("to='example.org'", StreamCondition::HostUnknown),
     ] {
@@ -359,12 +452,25 @@ fn a_resource_is_bound() {
         "<iq id='b1' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
          <resource>desk</resource></bind></iq>",
     );
-    let Action::Bind { account, resource, iq } = action else { panic!("no binding: {action:?}") };
-    assert_eq!((account.as_str(), resource.as_deref()), ("ann@localhost", Some("desk")));
+    let Action::Bind {
+        account,
+        resource,
+        iq,
+    } = action
+    else {
+        panic!("no binding: {action:?}")
+    };
+    assert_eq!(
+        (account.as_str(), resource.as_deref()),
+        ("ann@localhost", Some("desk"))
+    );
     let jid = account.with_resource("desk").unwrap();
     stream.negotiation.bound(&iq, &jid, &mut stream.output);
     let said = stream.said();
-    assert!(said.contains("type='result'") && said.contains("id='b1'"), "{said}");
+    assert!(
+        said.contains("type='result'") && said.contains("id='b1'"),
+        "{said}"
+    );
     assert!(said.contains("<jid>ann@localhost/desk</jid>"), "{said}");
 }
 
@@ -375,11 +481,21 @@ fn a_refused_resource_can_be_asked_for_again() {
     stream.open("to='localhost'");
     stream.said();
     let bind = "<iq id='b1' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-    let Action::Bind { iq, resource: None, .. } = stream.send(bind) else { panic!("no binding") };
+    let Action::Bind {
+        iq, resource: None, ..
+    } = stream.send(bind)
+    else {
+        panic!("no binding")
+    };
     let error = StanzaError::from(rookery_proto::error::Condition::ResourceConstraint);
-    stream.negotiation.not_bound(&iq, &error, &mut stream.output);
+    stream
+        .negotiation
+        .not_bound(&iq, &error, &mut stream.output);
     let said = stream.said();
-    assert!(said.contains("type='error'") && said.contains("<resource-constraint"), "{said}");
+    assert!(
+        said.contains("type='error'") && said.contains("<resource-constraint"),
+        "{said}"
+    );
     assert!(matches!(stream.send(bind), Action::Bind { .. }));
 }
 
@@ -395,21 +511,36 @@ fn stanzas_without_a_resource_end_the_stream() {
     ];
     for stanza in stanzas {
         let mut stream = Stream::secured();
-        assert_eq!(stream_error(stream.send(stanza)), StreamCondition::NotAuthorized, "{stanza}");
+        assert_eq!(
+            stream_error(stream.send(stanza)),
+            StreamCondition::NotAuthorized,
+            "{stanza}"
+        );
         let mut stream = Stream::secured();
         stream.log_in();
         stream.open("to='localhost'");
-        assert_eq!(stream_error(stream.send(stanza)), StreamCondition::NotAuthorized, "{stanza}");
+        assert_eq!(
+            stream_error(stream.send(stanza)),
+            StreamCondition::NotAuthorized,
+            "{stanza}"
+        );
     }
 }
 
 /// RFC 6120 §4.9.3.24
 #[test]
 fn unknown_elements_end_the_stream() {
-    for element in ["<x xmlns='urn:x'/>", "<iq xmlns='urn:x' type='get' id='1'><x/></iq>"] {
+    for element in [
+        "<x xmlns='urn:x'/>",
+        "<iq xmlns='urn:x' type='get' id='1'><x/></iq>",
+    ] {
         let mut stream = Stream::secured();
         let condition = stream_error(stream.send(element));
-        assert_eq!(condition, StreamCondition::UnsupportedStanzaType, "{element}");
+        assert_eq!(
+            condition,
+            StreamCondition::UnsupportedStanzaType,
+            "{element}"
+        );
     }
 }
 
@@ -427,20 +558,37 @@ fn accounts_are_registered_only_if_that_is_enabled() {
 
     let mut stream = Stream::with(true, |s| s.auth.registration = true);
     stream.open("to='localhost'");
-    assert!(stream.said().contains("http://jabber.org/features/iq-register"));
+    assert!(
+        stream
+            .said()
+            .contains("http://jabber.org/features/iq-register")
+    );
     assert!(matches!(stream.send(&get), Action::Continue));
     assert!(stream.said().contains("<username/>"));
-    let Action::Register { account, password, iq } = stream.send(&set) else {
+    let Action::Register {
+        account,
+        password,
+        iq,
+    } = stream.send(&set)
+    else {
         panic!("no registration");
     };
-    assert_eq!((account.as_str(), password.as_str()), ("ann@localhost", "secret"));
+    assert_eq!(
+        (account.as_str(), password.as_str()),
+        ("ann@localhost", "secret")
+    );
     let conflict = Err(rookery_proto::error::Condition::Conflict.into());
-    stream.negotiation.registered(&iq, conflict, &mut stream.output);
+    stream
+        .negotiation
+        .registered(&iq, conflict, &mut stream.output);
     assert!(stream.said().contains("<conflict"));
     for _ in 1..5 {
         assert!(matches!(stream.send(&set), Action::Register { .. }));
     }
-    assert_eq!(stream_error(stream.send(&set)), StreamCondition::PolicyViolation);
+    assert_eq!(
+        stream_error(stream.send(&set)),
+        StreamCondition::PolicyViolation
+    );
 }
 
 #[test]
@@ -469,7 +617,10 @@ mod websocket {
     }
 
     fn documents(output: &mut Output) -> Vec<String> {
-        let said = output.documents().map(|d| String::from_utf8(d.to_vec()).unwrap()).collect();
+        let said = output
+            .documents()
+            .map(|d| String::from_utf8(d.to_vec()).unwrap())
+            .collect();
         output.clear();
         said
     }
@@ -481,23 +632,50 @@ mod websocket {
     #[test]
     fn a_stream_is_a_series_of_documents() {
         let (mut stream, mut output) = (negotiation(true, |_| ()), Output::default());
-        assert!(matches!(send(&mut stream, OPEN, &mut output), Action::Continue));
+        assert!(matches!(
+            send(&mut stream, OPEN, &mut output),
+            Action::Continue
+        ));
         let said = documents(&mut output);
         assert_eq!(said.len(), 2);
-        assert!(said[0].starts_with("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"), "{said:?}");
-        assert!(said[1].starts_with("<stream:features xmlns:stream='"), "{said:?}");
-        assert!(!said[1].contains("starttls") && !said[1].contains("-PLUS"), "{said:?}");
-        let auth = format!("<auth xmlns='{}' mechanism='PLAIN'>AGFubgBzZWNyZXQ=</auth>", ns::SASL);
-        assert!(matches!(send(&mut stream, &auth, &mut output), Action::Verify(..)));
-        assert!(matches!(stream.verified(true, &mut output), Action::LoggedIn(_)));
+        assert!(
+            said[0].starts_with("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].starts_with("<stream:features xmlns:stream='"),
+            "{said:?}"
+        );
+        assert!(
+            !said[1].contains("starttls") && !said[1].contains("-PLUS"),
+            "{said:?}"
+        );
+        let auth = format!(
+            "<auth xmlns='{}' mechanism='PLAIN'>AGFubgBzZWNyZXQ=</auth>",
+            ns::SASL
+        );
+        assert!(matches!(
+            send(&mut stream, &auth, &mut output),
+            Action::Verify(..)
+        ));
+        assert!(matches!(
+            stream.verified(true, &mut output),
+            Action::LoggedIn(_)
+        ));
         documents(&mut output);
         send(&mut stream, OPEN, &mut output);
         assert!(documents(&mut output)[1].contains(AFTER_LOGIN));
         let bind = "<iq xmlns='jabber:client' id='b' type='set'>\
                     <bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-        assert!(matches!(send(&mut stream, bind, &mut output), Action::Bind { .. }));
+        assert!(matches!(
+            send(&mut stream, bind, &mut output),
+            Action::Bind { .. }
+        ));
         let close = "<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>";
-        assert!(matches!(send(&mut stream, close, &mut output), Action::Closed));
+        assert!(matches!(
+            send(&mut stream, close, &mut output),
+            Action::Closed
+        ));
         stream.end(None, &mut output);
         assert_eq!(documents(&mut output), [close]);
     }
@@ -508,7 +686,10 @@ mod websocket {
         let action = send(&mut stream, OPEN, &mut output);
         assert_eq!(stream_error(action), StreamCondition::PolicyViolation);
         let mut stream = negotiation(false, |s| s.c2s.tls = TlsPolicy::Disabled);
-        assert!(matches!(send(&mut stream, OPEN, &mut output), Action::Continue));
+        assert!(matches!(
+            send(&mut stream, OPEN, &mut output),
+            Action::Continue
+        ));
     }
 
     #[test]
@@ -519,7 +700,10 @@ mod websocket {
         assert_eq!(condition, StreamCondition::BadFormat);
         stream.end(Some(&condition.into()), &mut output);
         let said = documents(&mut output);
-        assert!(said[0].starts_with("<open ") && said[1].starts_with("<stream:error "), "{said:?}");
+        assert!(
+            said[0].starts_with("<open ") && said[1].starts_with("<stream:error "),
+            "{said:?}"
+        );
 
         let mut stream = negotiation(true, |_| ());
         send(&mut stream, OPEN, &mut output);

@@ -16,7 +16,7 @@ use rustls::{
 
 use super::*;
 
-type Client = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
 
 #[derive(Debug)]
 struct OneCertificate(Arc<CertifiedKey>);
@@ -66,7 +66,8 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-fn server() -> Arc<ServerConfig> {
+/// A server's configuration with a certificate of its own.
+pub(crate) fn server() -> Arc<ServerConfig> {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let der = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
     let signing = rustls::crypto::ring::sign::any_supported_type(&der).unwrap();
@@ -74,7 +75,8 @@ fn server() -> Arc<ServerConfig> {
     Arc::new(server_config(Arc::new(OneCertificate(Arc::new(certified)))).unwrap())
 }
 
-fn client_config(version: &'static SupportedProtocolVersion) -> ClientConfig {
+/// A client that takes any certificate.
+pub(crate) fn client_config(version: &'static SupportedProtocolVersion) -> ClientConfig {
     let provider = rustls::crypto::ring::default_provider();
     ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
@@ -96,11 +98,14 @@ fn client<T: Send + 'static>(
     config: ClientConfig,
     act: impl FnOnce(Client) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    std::thread::spawn(move || {
-        let name = ServerName::try_from("localhost").unwrap();
-        let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        act(StreamOwned::new(tls, socket))
-    })
+    std::thread::spawn(move || act(tls_client(socket, config)))
+}
+
+/// A client that shakes hands when it first reads or writes.
+pub(crate) fn tls_client(socket: TcpStream, config: ClientConfig) -> Client {
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    StreamOwned::new(tls, socket)
 }
 
 async fn read(wire: &mut TlsWire, scratch: &mut Scratch) -> Result<Input, Error> {
@@ -109,7 +114,9 @@ async fn read(wire: &mut TlsWire, scratch: &mut Scratch) -> Result<Input, Error>
 }
 
 async fn send(wire: &mut TlsWire, plain: &[u8]) {
-    poll_fn(|cx| Poll::Ready(wire.send(cx, plain))).await.unwrap();
+    poll_fn(|cx| Poll::Ready(wire.send(cx, plain)))
+        .await
+        .unwrap();
 }
 
 fn exported(client: &Client) -> [u8; BINDING_BYTES] {
@@ -142,8 +149,15 @@ async fn our_channel_binding_is_the_tls_exporter_of_the_client_for_every_suite()
         });
         let mut wire = TlsWire::new(tcp, server.clone(), Vec::new()).unwrap();
         let mut scratch = Scratch::borrow();
-        assert_eq!(read(&mut wire, &mut scratch).await.unwrap(), Input::Handshaken);
-        assert_eq!(wire.take_channel_binding(), Some(client.join().unwrap()), "{suite:?}");
+        assert_eq!(
+            read(&mut wire, &mut scratch).await.unwrap(),
+            Input::Handshaken
+        );
+        assert_eq!(
+            wire.take_channel_binding(),
+            Some(client.join().unwrap()),
+            "{suite:?}"
+        );
         assert_eq!(wire.take_channel_binding(), None);
     }
 }
@@ -151,15 +165,22 @@ async fn our_channel_binding_is_the_tls_exporter_of_the_client_for_every_suite()
 #[actix::test]
 async fn a_tls_1_2_connection_works_and_has_no_channel_binding() {
     let (socket, tcp) = sockets();
-    let client = client(socket, client_config(&rustls::version::TLS12), |mut client| {
-        client.write_all(b"ping").unwrap();
-        let mut answer = [0; 4];
-        client.read_exact(&mut answer).unwrap();
-        answer
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS12),
+        |mut client| {
+            client.write_all(b"ping").unwrap();
+            let mut answer = [0; 4];
+            client.read_exact(&mut answer).unwrap();
+            answer
+        },
+    );
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
-    assert_eq!(read(&mut wire, &mut scratch).await.unwrap(), Input::Handshaken);
+    assert_eq!(
+        read(&mut wire, &mut scratch).await.unwrap(),
+        Input::Handshaken
+    );
     assert_eq!(wire.take_channel_binding(), None);
     if scratch.plain.is_empty() {
         assert_eq!(read(&mut wire, &mut scratch).await.unwrap(), Input::Plain);
@@ -172,14 +193,21 @@ async fn a_tls_1_2_connection_works_and_has_no_channel_binding() {
 #[actix::test]
 async fn bytes_that_a_proxy_header_left_over_start_the_handshake() {
     let (socket, mut tcp) = sockets();
-    let client = client(socket, client_config(&rustls::version::TLS13), |mut client| {
-        client.write_all(b"hello").unwrap();
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS13),
+        |mut client| {
+            client.write_all(b"hello").unwrap();
+        },
+    );
     let mut first = [0; 100];
     let n = poll_fn(|cx| tcp.poll_read(cx, &mut first)).await.unwrap();
     let mut wire = TlsWire::new(tcp, server(), first[..n].to_vec()).unwrap();
     let mut scratch = Scratch::borrow();
-    assert_eq!(read(&mut wire, &mut scratch).await.unwrap(), Input::Handshaken);
+    assert_eq!(
+        read(&mut wire, &mut scratch).await.unwrap(),
+        Input::Handshaken
+    );
     client.join().unwrap();
 }
 
@@ -189,13 +217,17 @@ async fn large_transfers_arrive_whole_in_both_directions() {
     let (socket, tcp) = sockets();
     let data: Vec<u8> = (0..LEN).map(|n| n.to_le_bytes()[n % 3]).collect();
     let expected = data.clone();
-    let client = client(socket, client_config(&rustls::version::TLS13), move |mut client| {
-        client.write_all(&data).unwrap();
-        client.flush().unwrap();
-        let mut back = vec![0; LEN];
-        client.read_exact(&mut back).unwrap();
-        back == data
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS13),
+        move |mut client| {
+            client.write_all(&data).unwrap();
+            client.flush().unwrap();
+            let mut back = vec![0; LEN];
+            client.read_exact(&mut back).unwrap();
+            back == data
+        },
+    );
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
     let mut received = Vec::new();
@@ -217,14 +249,18 @@ async fn large_transfers_arrive_whole_in_both_directions() {
 #[actix::test]
 async fn a_key_update_goes_unnoticed() {
     let (socket, tcp) = sockets();
-    let client = client(socket, client_config(&rustls::version::TLS13), |mut client| {
-        client.write_all(b"before").unwrap();
-        client.conn.refresh_traffic_keys().unwrap();
-        client.write_all(b" after").unwrap();
-        let mut answer = [0; 4];
-        client.read_exact(&mut answer).unwrap();
-        answer
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS13),
+        |mut client| {
+            client.write_all(b"before").unwrap();
+            client.conn.refresh_traffic_keys().unwrap();
+            client.write_all(b" after").unwrap();
+            let mut answer = [0; 4];
+            client.read_exact(&mut answer).unwrap();
+            answer
+        },
+    );
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
     let mut received = Vec::new();
@@ -241,13 +277,17 @@ async fn a_key_update_goes_unnoticed() {
 #[actix::test]
 async fn close_notify_is_understood_and_sent() {
     let (socket, tcp) = sockets();
-    let client = client(socket, client_config(&rustls::version::TLS13), |mut client| {
-        client.write_all(b"bye").unwrap();
-        client.conn.send_close_notify();
-        client.flush().unwrap();
-        // An end without close_notify would be an error.
-        client.read(&mut [0; 8]).unwrap()
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS13),
+        |mut client| {
+            client.write_all(b"bye").unwrap();
+            client.conn.send_close_notify();
+            client.flush().unwrap();
+            // An end without close_notify would be an error.
+            client.read(&mut [0; 8]).unwrap()
+        },
+    );
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
     let mut last = read(&mut wire, &mut scratch).await.unwrap();
@@ -256,16 +296,25 @@ async fn close_notify_is_understood_and_sent() {
     }
     poll_fn(|cx| wire.poll_shutdown(cx)).await.unwrap();
     assert_eq!(client.join().unwrap(), 0);
-    assert!(poll_fn(|cx| Poll::Ready(wire.send(cx, b"late"))).await.is_err());
+    assert!(
+        poll_fn(|cx| Poll::Ready(wire.send(cx, b"late")))
+            .await
+            .is_err()
+    );
 }
 
 #[actix::test]
 async fn a_peer_that_speaks_no_tls_gets_an_alert() {
     let (mut socket, tcp) = sockets();
-    socket.write_all(b"<?xml version='1.0'?><stream:stream to='localhost'>").unwrap();
+    socket
+        .write_all(b"<?xml version='1.0'?><stream:stream to='localhost'>")
+        .unwrap();
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
-    assert!(matches!(read(&mut wire, &mut scratch).await, Err(Error::Tls(_))));
+    assert!(matches!(
+        read(&mut wire, &mut scratch).await,
+        Err(Error::Tls(_))
+    ));
     drop(wire);
     let mut alert = Vec::new();
     let _ = socket.read_to_end(&mut alert);
@@ -282,7 +331,10 @@ async fn a_client_that_offers_only_other_protocols_is_refused() {
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
     let error = read(&mut wire, &mut scratch).await.unwrap_err();
-    assert!(matches!(error, Error::Tls(rustls::Error::NoApplicationProtocol)), "{error}");
+    assert!(
+        matches!(error, Error::Tls(rustls::Error::NoApplicationProtocol)),
+        "{error}"
+    );
     drop(wire);
     assert!(client.join().unwrap());
 }
@@ -290,13 +342,17 @@ async fn a_client_that_offers_only_other_protocols_is_refused() {
 #[actix::test]
 async fn a_wire_goes_on_after_a_move_between_reactors() {
     let (socket, tcp) = sockets();
-    let client = client(socket, client_config(&rustls::version::TLS13), |mut client| {
-        client.write_all(b"one").unwrap();
-        let mut answer = [0; 3];
-        client.read_exact(&mut answer).unwrap();
-        client.write_all(b"two").unwrap();
-        answer
-    });
+    let client = client(
+        socket,
+        client_config(&rustls::version::TLS13),
+        |mut client| {
+            client.write_all(b"one").unwrap();
+            let mut answer = [0; 3];
+            client.read_exact(&mut answer).unwrap();
+            client.write_all(b"two").unwrap();
+            answer
+        },
+    );
     let mut wire = TlsWire::new(tcp, server(), Vec::new()).unwrap();
     let mut scratch = Scratch::borrow();
     let mut received = Vec::new();
