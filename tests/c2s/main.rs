@@ -1,6 +1,8 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
+mod command_line;
 mod limits;
+mod operations;
 mod rfc6120_11_xml;
 mod rfc6120_4_streams;
 mod rfc6120_5_starttls;
@@ -11,7 +13,10 @@ mod rfc6121_2_roster;
 mod rfc6121_3_subscriptions;
 mod rfc6121_4_presence;
 mod rfc6121_8_delivery;
+mod rfc7395_websocket;
 mod server_requests;
+mod slixmpp;
+mod starting;
 mod xep0030_disco;
 mod xep0049_private;
 mod xep0054_vcard;

@@ -1,1 +1,7 @@
-//! What clients see of one node: one module per section of the RFCs and per XEP.
+//! What clients see of several nodes: as if they were one, also when parts of it die.
+
+mod failures;
+mod messages;
+mod presence;
+mod sessions;
+mod slixmpp;

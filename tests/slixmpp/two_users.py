@@ -1,6 +1,6 @@
 """Two people with an ordinary client library: login, roster, subscription, presence, chat.
 
-usage: two_users.py --ann HOST:PORT --ben HOST:PORT --ca FILE [--direct-tls]
+usage: two_users.py --ann HOST:PORT --ann-ca FILE --ben HOST:PORT --ben-ca FILE [--direct-tls]
 
 Ann and Ben may be at different nodes. The accounts ann@localhost and ben@localhost exist, with the
 passwords "secret of ann" and "secret of ben" and empty rosters. Exits with 0 if all of it works; else
@@ -25,7 +25,7 @@ class Person(ClientXMPP):
         super().__init__(f"{name}@localhost/slixmpp", f"secret of {name}")
         self.name = name
         self.address = getattr(args, name)
-        self.ca_certs = Path(args.ca)
+        self.ca_certs = Path(getattr(args, f"{name}_ca"))
         self.enable_direct_tls = args.direct_tls
         self.enable_starttls = not args.direct_tls
         # Subscriptions are answered by the script.
@@ -164,9 +164,9 @@ async def play(args):
 def main():
     """Reads the arguments and plays."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--ann", required=True)
-    parser.add_argument("--ben", required=True)
-    parser.add_argument("--ca", required=True)
+    for name in ("ann", "ben"):
+        parser.add_argument(f"--{name}", required=True)
+        parser.add_argument(f"--{name}-ca", required=True)
     parser.add_argument("--direct-tls", action="store_true")
     args = parser.parse_args()
     try:

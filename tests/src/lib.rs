@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod http;
 pub mod pattern;
 pub mod prelude;
+pub mod python;
 pub mod scram;
 pub mod server;
 pub mod services;
