@@ -34,7 +34,11 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
     let node = session.shard.node();
     let own = &session.account.jid;
     let addressee = Addressee::of(stanza.to.as_ref(), own, |domain| node.serves(domain));
-    match addressee {
+    match &addressee {
+        Addressee::Resource(to) if xep0012_last::is_query(&stanza) => {
+            let account = Addressee::Account(to.to_bare());
+            return Taken::Waiting(pass_if_visible(Rc::clone(session), stanza, account, accepted));
+        }
         Addressee::Resource(_) | Addressee::Remote => return session.route(stanza, accepted),
         Addressee::Nobody => {
             session.refuse(&stanza, &Condition::ServiceUnavailable.into());
@@ -90,6 +94,28 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
         Err(condition) => session.refuse(&stanza, &condition.into()),
     }
     Taken::Done
+}
+
+/// XEP-0012 §4: a client's idle time is for those who may see its presence.
+fn pass_if_visible(
+    session: Rc<Session>,
+    stanza: Stanza,
+    account: Addressee,
+    accepted: Instant,
+) -> Job {
+    Box::pin(async move {
+        let own = matches!(&account, Addressee::Account(account) if *account == session.account.jid);
+        match sees_presence(&session, &account).await {
+            Ok(visible) if visible || own => {
+                if let Taken::Waiting(job) = session.route(stanza, accepted) {
+                    return job.await;
+                }
+            }
+            Ok(_) => session.refuse(&stanza, &Condition::Forbidden.into()),
+            Err(error) => session.refuse(&stanza, &error),
+        }
+        None
+    })
 }
 
 /// Requests that read or write storage.

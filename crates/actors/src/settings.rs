@@ -184,7 +184,7 @@ impl Default for C2s {
             max_attributes: 64,
             negotiation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
-            answer_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_mins(1),
             linger: Duration::from_secs(2),
             max_unauthenticated: 20_000,
             max_unauthenticated_per_address: 1_000,

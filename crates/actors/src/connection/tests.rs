@@ -192,6 +192,11 @@ fn to_self(user: &str, body: &str) -> String {
     format!("<message to='{user}@localhost/desk' id='m'><body>{body}</body></message>")
 }
 
+#[test]
+fn sizes_tmp() {
+    panic!("conn {} framer {} wire {} state {} watch {} job {} tcpwire {} tls {} opt_end {}", size_of::<Connection>(), size_of::<Framer>(), size_of::<Option<Wire>>(), size_of::<State>(), size_of::<Watch>(), size_of::<Option<Job>>(), size_of::<TcpWire>(), size_of::<TlsWire>(), size_of::<Option<End>>());
+}
+
 #[actix::test]
 async fn clients_log_in_bind_send_and_close() {
     let server = Server::plain().await;
@@ -381,7 +386,7 @@ async fn wrong_passwords_end_in_a_policy_violation() {
         s.c2s.tls = TlsPolicy::Optional;
         s.auth.attempts_per_stream = 2;
         s.auth.attempts_per_account = 3;
-        s.auth.attempt_interval = Duration::from_secs(600);
+        s.auth.attempt_interval = Duration::from_mins(10);
     })
     .await;
     let attempt = |account: &str| {

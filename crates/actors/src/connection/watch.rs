@@ -62,7 +62,7 @@ impl Watch {
                 self.stalled = Some(Box::new(Stalled {
                     since: Instant::now(),
                     unsent,
-                }))
+                }));
             }
             Some(stalled) if stalled.unsent != unsent => {
                 **stalled = Stalled {
