@@ -2,7 +2,6 @@
 //! runs here.
 
 use std::io::Write;
-use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -128,8 +127,7 @@ fn not_an_address(address: &str) -> String {
 
 fn new_credentials(config: &Config, args: &PasswordArgs) -> anyhow::Result<Credentials> {
     let new = password::get(args)?;
-    let iterations = NonZeroU32::new(config.auth.scram_iterations.get_u32())
-        .context("auth.scram_iterations is 0")?;
+    let iterations = wiring::scram_iterations(config)?;
     let random = SystemRandom::new();
     let mut salts = [[0; SALT_LEN]; 2];
     for salt in &mut salts {

@@ -32,12 +32,12 @@ const SELF_SIGNED_FILE: &str = "self-signed.pem";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// A file that cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A file without a usable certificate.
     #[error("{}: {reason}", path.display())]
@@ -68,7 +68,7 @@ pub(crate) enum Error {
         key: PathBuf,
     },
     /// No certificate could be made.
-    #[error("cannot make a self-signed certificate: {0}")]
+    #[error("cannot make a self-signed certificate")]
     Generate(#[from] rcgen::Error),
 }
 
@@ -294,9 +294,9 @@ fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::File {
+    fs::read(path).map_err(|reason| Error::File {
         path: path.into(),
-        source,
+        reason,
     })
 }
 
@@ -308,9 +308,9 @@ fn stamp(path: &Path) -> Stamp {
 /// The file with the self-signed pair; makes it if there is none for these domains.
 fn self_signed(directory: &Path, domains: &[Domain]) -> Result<PathBuf, Error> {
     let path = directory.join(SELF_SIGNED_FILE);
-    let fail = |source| Error::File {
+    let fail = |reason| Error::File {
         path: path.clone(),
-        source,
+        reason,
     };
     // Nodes that share the directory may start at the same time: one of them makes the pair.
     let lock = File::create(directory.join("self-signed.lock")).map_err(fail)?;

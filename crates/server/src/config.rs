@@ -240,10 +240,6 @@ settings! {
         blocked_addresses: Integer<1, 1_000_000> = Fixed("1000"),
         /// Messages kept for an account that is offline.
         offline_messages: Integer<0, 10_000_000> = Fixed("1000"),
-        /// The size of a vCard.
-        vcard_bytes: Integer<1024, 16_777_216> = Fixed("131072"),
-        /// The size of one element of private storage (XEP-0049).
-        private_bytes: Integer<1024, 16_777_216> = Fixed("65536"),
         /// HTTP connections that are no WebSockets (yet).
         http_connections: Integer<1, 1_000_000> = Fixed("1024"),
     }

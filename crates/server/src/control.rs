@@ -65,12 +65,12 @@ pub(crate) struct DataDir {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataDirError {
     /// It cannot be made or written to.
-    #[error("server.data_dir: cannot use {}: {source}", path.display())]
+    #[error("server.data_dir: cannot use {}: {reason}", path.display())]
     Unusable {
         /// The directory or a file in it.
         path: PathBuf,
         /// What the operating system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another server runs on it.
     #[error(
@@ -92,9 +92,9 @@ pub(crate) fn create_data_dir(path: &Path) -> Result<(), DataDirError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| DataDirError::Unusable {
+        .map_err(|reason| DataDirError::Unusable {
             path: path.into(),
-            source,
+            reason,
         })
 }
 
@@ -106,9 +106,9 @@ impl DataDir {
     pub(crate) fn hold(path: &Path) -> Result<Self, DataDirError> {
         create_data_dir(path)?;
         let file = path.join("rookery.lock");
-        let fail = |source| DataDirError::Unusable {
+        let fail = |reason| DataDirError::Unusable {
             path: file.clone(),
-            source,
+            reason,
         };
         let lock = File::create(&file).map_err(fail)?;
         match lock.try_lock() {
@@ -257,10 +257,7 @@ mod tests {
 
         // What a killed server leaves is no obstacle, for commands or for the next server.
         let other = change("bob@localhost", false);
-        assert_eq!(
-            tell(directory.path(), &other).await.unwrap(),
-            Told::Nobody
-        );
+        assert_eq!(tell(directory.path(), &other).await.unwrap(), Told::Nobody);
         assert!(held.listen().is_ok());
     }
 

@@ -70,19 +70,7 @@ impl PublicSite {
             host_meta::answer(request.method(), format, url.as_deref())
         };
         match request.uri().path() {
-            WEBSOCKET_PATH => {
-                let answer = match websocket::check(&request, &self.origins) {
-                    Ok(accept) => {
-                        let taking = hyper::upgrade::on(&mut request);
-                        let node = self.node.clone();
-                        let limit = self.max_stanza_bytes;
-                        tokio::spawn(websocket::hand_over(taking, node, client, limit));
-                        websocket::switching(&accept)
-                    }
-                    Err(refusal) => refusal,
-                };
-                (WEBSOCKET_PATH, answer)
-            }
+            WEBSOCKET_PATH => (WEBSOCKET_PATH, self.websocket(&mut request, client)),
             host_meta::XML_PATH => (host_meta::XML_PATH, meta(Format::Xml)),
             host_meta::JSON_PATH => (host_meta::JSON_PATH, meta(Format::Json)),
             "/" if request.method() == Method::GET => {
@@ -90,6 +78,27 @@ impl PublicSite {
             }
             _ => ("other", web::not_found()),
         }
+    }
+}
+
+impl PublicSite {
+    fn websocket(&self, request: &mut Request<Incoming>, client: Client) -> Answer {
+        let accept = match websocket::check(request, &self.origins) {
+            Ok(accept) => accept,
+            Err(refusal) => return refusal,
+        };
+        if !self.node.admits(client.address) {
+            return web::text(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n");
+        }
+        let taking = hyper::upgrade::on(request);
+        let node = self.node.clone();
+        tokio::spawn(websocket::hand_over(
+            taking,
+            node,
+            client,
+            self.max_stanza_bytes,
+        ));
+        websocket::switching(&accept)
     }
 }
 

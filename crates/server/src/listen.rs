@@ -20,14 +20,14 @@ const ACCEPTS_PER_TURN: usize = 64;
 
 /// A port cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address}: {}", reason(.source))]
+#[error("{key}: cannot listen on {address}: {}", said(.reason))]
 pub(crate) struct ListenError {
     key: &'static str,
     address: SocketAddr,
-    source: io::Error,
+    reason: io::Error,
 }
 
-fn reason(error: &io::Error) -> String {
+fn said(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => "another program uses this port (or another rookery)".into(),
         ErrorKind::PermissionDenied => {
@@ -79,10 +79,10 @@ impl Bound {
             .and_then(|()| Ok(AsyncFd::register(TcpListener::from(socket))?));
         match listening {
             Ok(socket) => Ok(Listener { key, socket }),
-            Err(source) => Err(ListenError {
+            Err(reason) => Err(ListenError {
                 key,
                 address,
-                source,
+                reason,
             }),
         }
     }
@@ -116,10 +116,10 @@ fn bind_one(key: &'static str, address: SocketAddr) -> Result<Bound, ListenError
             address,
         })
     });
-    bound.map_err(|source| ListenError {
+    bound.map_err(|reason| ListenError {
         key,
         address,
-        source,
+        reason,
     })
 }
 

@@ -169,7 +169,8 @@ fn serve_commands(data_dir: &DataDir, node: &NodeHandle, tasks: &mut JoinSet<()>
     match data_dir.listen() {
         Ok(listener) => {
             let node = node.clone();
-            tasks.spawn(control::serve(listener, move |change| {
+            // The node starts tasks of its own on this thread.
+            tasks.spawn_local(control::serve(listener, move |change| {
                 tracing::info!(
                     account = %change.account, removed = change.removed,
                     "an account was changed by a command"

@@ -2,19 +2,25 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rookery_actors::Node;
 use rookery_actors::connection::Accepted;
-use rookery_actors::node::Node;
 use rookery_actors::settings::{self, Settings};
 use rookery_actors::transport::exporter::ExporterLog;
 use rookery_actors::transport::{BoxIo, WebSocketStream};
+use rookery_bus::{Bus, RedisBus, RedisBusConfig};
+use rookery_directory::{Directory, RedisAddress, RedisConfig, RedisDirectory};
 use rookery_proto::jid::BareJid;
 use rookery_storage::Storage;
 
 use crate::config::{Config, ProxyProtocol};
+
+/// Where sessions are and how frames travel, in a cluster.
+type Cluster = (Arc<dyn Directory>, Arc<dyn Bus>);
 
 /// The running node, for whoever brings it connections.
 #[derive(Clone)]
@@ -27,6 +33,11 @@ impl fmt::Debug for NodeHandle {
 }
 
 impl NodeHandle {
+    /// Whether a client from this address has a chance to be accepted now.
+    pub(crate) fn admits(&self, peer: SocketAddr) -> bool {
+        self.0.admits(peer)
+    }
+
     /// Hands over a TCP connection. The node closes it if it has no room.
     pub(crate) fn accept_tcp(&self, socket: TcpStream, peer: SocketAddr, direct_tls: bool) {
         self.0.accept(Accepted::Tcp {
@@ -94,8 +105,28 @@ pub(crate) async fn start(
     storage: Arc<dyn Storage>,
     tls: Arc<rustls::ServerConfig>,
 ) -> anyhow::Result<NodeHandle> {
-    let node = Node::start(settings(config), storage, None, tls).await?;
+    let cluster = join_cluster(config).await?;
+    let node = Node::start(settings(config)?, storage, cluster, tls).await?;
     Ok(NodeHandle(Arc::new(node)))
+}
+
+async fn join_cluster(config: &Config) -> anyhow::Result<Option<Cluster>> {
+    let Some(url) = &config.cluster.redis else {
+        return Ok(None);
+    };
+    let address = RedisAddress::parse(url.as_str()).context("cluster.redis")?;
+    let directory = RedisDirectory::start(RedisConfig {
+        lease: config.cluster.lease,
+        ..RedisConfig::new(address.clone(), &config.cluster.node)
+    })
+    .await
+    .context("cluster.redis")?;
+    let epoch = directory.this_node().epoch;
+    let bus = RedisBus::start(epoch, RedisBusConfig::new(address))
+        .await
+        .context("cluster.redis")?;
+    tracing::info!(node = config.cluster.node, %epoch, "joined the cluster");
+    Ok(Some((Arc::new(directory), Arc::new(bus))))
 }
 
 /// What takes the exporter secrets of TLS handshakes.
@@ -103,9 +134,9 @@ pub(crate) fn key_log() -> Arc<dyn rustls::KeyLog> {
     Arc::new(ExporterLog)
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config) -> anyhow::Result<Settings> {
     let Config { c2s, limits, .. } = config;
-    Settings {
+    Ok(Settings {
         domains: config
             .server
             .domains
@@ -135,6 +166,7 @@ fn settings(config: &Config) -> Settings {
             attempts_per_account: limits.auth_failures_per_account.get_u32(),
             attempt_interval: limits.auth_failure_window
                 / limits.auth_failures_per_account.get_u32(),
+            scram_iterations: scram_iterations(config)?,
             registration: config.registration.enabled,
             ..settings::Auth::default()
         },
@@ -145,5 +177,13 @@ fn settings(config: &Config) -> Settings {
             ..settings::Sessions::default()
         },
         workers: config.server.workers.get(),
-    }
+    })
+}
+
+/// `auth.scram_iterations` as the type that those who hash need.
+///
+/// # Errors
+/// Never: the setting's range begins above 0.
+pub(crate) fn scram_iterations(config: &Config) -> anyhow::Result<NonZeroU32> {
+    NonZeroU32::new(config.auth.scram_iterations.get_u32()).context("auth.scram_iterations is 0")
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rookery_directory::RedisAddress;
+
 use super::{Config, Problem, ProxyProtocol, TlsPolicy};
 
 /// Reports values that do not fit together.
@@ -39,6 +41,11 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
              c2s.proxy_trusted, e.g. [\"10.0.0.0/8\"]"
                 .into(),
         );
+    }
+    if let Some(url) = &config.cluster.redis
+        && let Err(error) = RedisAddress::parse(url.as_str())
+    {
+        refuse("cluster.redis", error.to_string());
     }
     if config.cluster.redis.is_some() && config.storage_url().starts_with("sqlite:") {
         refuse(

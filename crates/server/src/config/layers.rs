@@ -214,7 +214,7 @@ fn default_value(setting: &Setting) -> config::Value {
     config::Value::new(Some(&"the defaults".to_owned()), kind)
 }
 
-/// Turns nested tables into `section.key`. What a setting's own key holds is left as it is.
+/// Turns nested tables into `section.key`.
 fn flatten(
     prefix: &str,
     table: config::Map<String, config::Value>,
@@ -227,7 +227,9 @@ fn flatten(
             format!("{prefix}.{name}")
         };
         match value.kind {
-            ValueKind::Table(inner) if prefix.is_empty() => flatten(&key, inner, out),
+            ValueKind::Table(inner) if !inner.is_empty() => flatten(&key, inner, out),
+            // A section without keys says nothing; anything else without keys is a wrong value.
+            ValueKind::Table(_) if prefix.is_empty() => {}
             _ => {
                 out.insert(key, value);
             }
