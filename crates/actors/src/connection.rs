@@ -441,14 +441,34 @@ impl Connection {
         self.begin_end(End::Ours(Some(condition.into())), cx)
     }
 
-    /// Tells the session that the connection is gone. `clean`: the client has closed the stream.
-    fn detach(&mut self, clean: bool) {
-        let State::Bound(Bound { session, .. }) = &self.state else {
-            return;
-        };
+    /// The session of this connection, until it knows that the connection is gone.
+    fn bound(&self) -> Option<&Bound> {
+        match &self.state {
+            State::Bound(bound) => Some(bound),
+            State::Ending(ending) => ending.bound(),
+            State::Proxied(_) | State::Negotiating(_) => None,
+        }
+    }
+
+    /// Tells the session that the connection is gone.
+    fn detach(&mut self) {
         let unsent = std::mem::take(&mut self.in_flight);
         let unsent = unsent.into_iter().map(|(outgoing, _)| outgoing).collect();
-        tell(session, Detached { unsent, clean });
+        match &mut self.state {
+            State::Bound(bound) => tell(
+                &bound.session,
+                Detached {
+                    unsent,
+                    clean: false,
+                },
+            ),
+            State::Ending(ending) => {
+                if let Some((bound, clean)) = ending.release() {
+                    tell(&bound.session, Detached { unsent, clean });
+                }
+            }
+            State::Proxied(_) | State::Negotiating(_) => {}
+        }
     }
 }
 
@@ -483,7 +503,7 @@ impl Handler<Close> for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Whatever ended the connection, if it was not the end of its stream.
-        self.detach(false);
+        self.detach();
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::time::Instant;
 
-use super::{Connection, Lost, State, count_error, negotiation};
+use super::{Bound, Connection, Lost, State, count_error, negotiation};
 use crate::transport::{Input, Scratch};
 
 /// Why a stream ends.
@@ -23,10 +23,13 @@ pub(super) enum End {
 }
 
 /// The rest of a stream that has ended.
-#[derive(Debug)]
 pub(super) struct Ending {
     stage: Stage,
     deadline: Instant,
+    /// The session, which is told once it is clear which of its stanzas have gone out.
+    bound: Option<Bound>,
+    /// Whether the client has closed the stream.
+    clean: bool,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,16 @@ impl Ending {
     /// When the peer has had long enough.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// The session, if it does not know yet.
+    pub(super) fn bound(&self) -> Option<&Bound> {
+        self.bound.as_ref()
+    }
+
+    /// Takes the session, to tell it that the connection is gone and whether the client closed it.
+    pub(super) fn release(&mut self) -> Option<(Bound, bool)> {
+        Some((self.bound.take()?, self.clean))
     }
 }
 
@@ -69,18 +82,21 @@ impl Connection {
                 negotiation::end(error.as_ref(), framing, &mut scratch.output);
             }
         }
-        // Not `?`: the session is to be told first.
-        let sent = self.send(&scratch.output, cx);
+        self.send(&scratch.output, cx)?;
         drop(scratch);
-        self.settle();
-        self.detach(clean);
         self.job = None;
         let deadline = Instant::now() + self.shard.node().settings.c2s.linger;
-        self.state = State::Ending(Box::new(Ending {
+        let ending = Ending {
             stage: Stage::Flushing,
             deadline,
-        }));
-        sent
+            bound: None,
+            clean,
+        };
+        let ended = std::mem::replace(&mut self.state, State::Ending(Box::new(ending)));
+        if let (State::Bound(bound), State::Ending(ending)) = (ended, &mut self.state) {
+            ending.bound = Some(bound);
+        }
+        Ok(())
     }
 
     /// Waits until the peer has what we said last.
@@ -97,6 +113,8 @@ impl Connection {
                 Stage::Flushing => {
                     ready!(wire.poll_shutdown(cx))?;
                     ending.stage = Stage::Lingering;
+                    self.settle();
+                    self.detach();
                 }
                 Stage::Lingering => {
                     let mut scratch = Scratch::borrow();

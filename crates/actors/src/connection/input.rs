@@ -416,7 +416,7 @@ impl Connection {
             Found::Bound(iq, Ok(bound)) => {
                 negotiation.bound(&iq, &bound.jid, output);
                 let scope = negotiation.scope().clone();
-                tracing::info!(jid = %bound.jid, peer = %self.peer, "session started");
+                tracing::debug!(jid = %bound.jid, peer = %self.peer, "session started");
                 self.state = State::Bound(Bound {
                     session: bound.session,
                     outbox: bound.outbox,

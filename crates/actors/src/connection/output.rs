@@ -57,9 +57,10 @@ impl Connection {
             self.in_flight
                 .push_back((outgoing, scratch.output.len() - before));
         }
-        let sent = self.send(&scratch.output, cx);
+        // After a failure all of them count as unsent.
+        self.send(&scratch.output, cx)?;
         self.settle();
-        sent
+        Ok(())
     }
 
     /// Hands output to the transport.
@@ -73,7 +74,7 @@ impl Connection {
         if self.in_flight.is_empty() {
             return;
         }
-        let State::Bound(bound) = &self.state else {
+        let Some(outbox) = self.bound().map(|bound| bound.outbox.clone()) else {
             return;
         };
         let unsent = self.wire.as_ref().map_or(0, Wire::unsent);
@@ -84,7 +85,7 @@ impl Connection {
             }
             left -= len;
             if let Some((outgoing, _)) = self.in_flight.pop_front() {
-                bound.outbox.written(outgoing);
+                outbox.written(outgoing);
             }
         }
         // An idle connection keeps no queue.
