@@ -5,7 +5,7 @@
 //! batches, and the session's [`Outbox`] to the socket. Started for an accepted socket; stops when the
 //! stream is closed, which its session learns by [`Detached`].
 //!
-//! All of its work is done by one future, the [`Pump`]: it is polled when the socket, the outbox, a
+//! All of its work is done by one future, the `Pump`: it is polled when the socket, the outbox, a
 //! timer or an answer has something. What has arrived is handled in order; the next read waits until
 //! the session has dealt with the last one, which is the back-pressure on the client.
 

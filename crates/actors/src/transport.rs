@@ -1,7 +1,7 @@
 //! The transports that carry a stream: TCP, TLS over TCP, WebSocket.
 //!
-//! A connection owns one [`Wire`] and polls it. Nothing is buffered for an idle connection: what is
-//! read goes into a [`Scratch`] of the thread, and only an incomplete TLS record or bytes that the
+//! A connection owns one `Wire` and polls it. Nothing is buffered for an idle connection: what is
+//! read goes into a `Scratch` of the thread, and only an incomplete TLS record or bytes that the
 //! peer does not accept yet are kept, in vectors that go when they are empty.
 
 use std::cell::Cell;
