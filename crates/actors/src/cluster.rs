@@ -217,7 +217,10 @@ impl Cache {
     pub(crate) fn forget(&mut self, account: &str) {
         self.stamp += 1;
         self.entries.remove(account);
-        if let Ok(account) = BareJid::parse(account) {
+        if self.forgotten.len() >= self.capacity {
+            self.forgotten.clear();
+            self.forgotten_all = self.stamp;
+        } else if let Ok(account) = BareJid::parse(account) {
             self.forgotten.insert(account, self.stamp);
         }
     }

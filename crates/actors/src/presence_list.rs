@@ -114,6 +114,8 @@ pub(crate) struct Unavailable {
     pub(crate) resource: String,
     /// Unavailable presence from the resource's full JID.
     pub(crate) stanza: Arc<Stanza>,
+    /// Whether it was available before, so that contacts have to be told.
+    pub(crate) was_available: bool,
     /// Who got directed presence and is to be told as well (§4.6.3).
     pub(crate) directed: Vec<Jid>,
 }
@@ -247,7 +249,6 @@ impl List {
 
     async fn unavailable(&self, request: Unavailable) {
         let gone = self.account.resource(&request.resource);
-        let was_available = gone.as_ref().is_none_or(|resource| resource.is_available());
         if let Some(resource) = &gone {
             resource.presence.take();
             resource.priority.set(0);
@@ -256,7 +257,7 @@ impl List {
             }
         }
         let accepted = Instant::now();
-        if was_available {
+        if request.was_available {
             self.tell_contacts(&request.stanza, accepted).await;
             if let Some(resource) = &gone {
                 // RFC 6121 §4.5.2: the resource itself is told as well; it is not among the

@@ -287,7 +287,8 @@ impl Session {
             (PresenceType::Unavailable, None) => {
                 let directed = self.directed.take().into_recipients();
                 let stanza = Arc::new(stanza);
-                self.ask(list.send(Unavailable { resource, stanza, directed }))
+                let was_available = self.resource.is_available();
+                self.ask(list.send(Unavailable { resource, stanza, was_available, directed }))
             }
             (PresenceType::Available, Some(to)) => {
                 if !self.directed.borrow_mut().sent_available(to) {
@@ -397,7 +398,8 @@ impl Session {
     /// Tells those who saw the resource online that it is not any more (RFC 6121 §4.5, §4.6.3).
     fn leave(&self) {
         let directed = self.directed.take().into_recipients();
-        if !self.resource.is_available() && directed.is_empty() {
+        let was_available = self.resource.is_available();
+        if !was_available && directed.is_empty() {
             return;
         }
         let stanza = Stanza::presence(PresenceType::Unavailable).with_from(self.jid.clone());
@@ -405,6 +407,7 @@ impl Session {
         let request = self.shard.presence_list(&self.account).send(Unavailable {
             resource: self.resource.jid.resource().to_owned(),
             stanza: Arc::new(stanza),
+            was_available,
             directed,
         });
         let timeout = self.shard.node().settings.sessions.actor_timeout;
