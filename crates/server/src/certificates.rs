@@ -99,12 +99,12 @@ impl Certificates {
     /// Names the file and says what is wrong with it.
     pub(crate) fn open(config: &Config) -> Result<Arc<Self>, Error> {
         let domains = config.server.domains.clone();
-        let (certificate, key) = match (&config.tls.certificate, &config.tls.key) {
-            (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-            _ => {
-                let path = self_signed(config.generated_dir(), &domains)?;
-                (path.clone(), path)
-            }
+        let configured = (&config.tls.certificate, &config.tls.key);
+        let (certificate, key) = if let (Some(certificate), Some(key)) = configured {
+            (certificate.clone(), key.clone())
+        } else {
+            let path = self_signed(config.generated_dir(), &domains)?;
+            (path.clone(), path)
         };
         let seen = Mutex::new([stamp(&certificate), stamp(&key)]);
         let pair = load(&certificate, &key)?;
@@ -503,6 +503,6 @@ mod tests {
 
     #[test]
     fn dates_are_calendar_days() {
-        assert_eq!(date(UNIX_EPOCH + Duration::from_secs(86_400)), "1970-01-02");
+        assert_eq!(date(UNIX_EPOCH + Duration::from_hours(24)), "1970-01-02");
     }
 }

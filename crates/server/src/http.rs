@@ -85,7 +85,7 @@ impl PublicSite {
     fn websocket(&self, request: &mut Request<Incoming>, client: Client) -> Answer {
         let accept = match websocket::check(request, &self.origins) {
             Ok(accept) => accept,
-            Err(refusal) => return refusal,
+            Err(refusal) => return *refusal,
         };
         if !self.node.admits(client.address) {
             return web::text(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n");

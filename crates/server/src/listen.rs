@@ -1,11 +1,11 @@
 //! Listening sockets: opening all of them before anything is served, and accepting.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 
 use crate::metrics;
 
@@ -14,9 +14,6 @@ const BACKLOG: i32 = 1024;
 
 /// The pause when the process has no file descriptor or memory left for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-
-/// How many connections are accepted before others get their turn.
-const ACCEPTS_PER_TURN: usize = 64;
 
 /// A port cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +47,7 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(crate) struct Listener {
     key: &'static str,
-    socket: AsyncFd<TcpListener>,
+    socket: TcpListener,
 }
 
 impl Bound {
@@ -76,7 +73,7 @@ impl Bound {
         } = self;
         let listening = socket
             .listen(BACKLOG)
-            .and_then(|()| Ok(AsyncFd::register(TcpListener::from(socket))?));
+            .and_then(|()| TcpListener::from_std(socket.into()));
         match listening {
             Ok(socket) => Ok(Listener { key, socket }),
             Err(reason) => Err(ListenError {
@@ -169,37 +166,26 @@ impl Listener {
     pub(crate) async fn run(self, mut take: impl FnMut(TcpStream, SocketAddr)) {
         let accepted = metrics::ACCEPTED.with_label_values(&[self.key]);
         loop {
-            let ready = self.socket.readable().await;
-            let Ok(mut ready) = ready else {
-                // The runtime is shutting down.
-                return;
-            };
-            for _ in 0..ACCEPTS_PER_TURN {
-                match ready.try_io(|socket| socket.get_ref().accept()) {
-                    Ok(Ok((socket, peer))) => {
-                        accepted.inc();
-                        match socket.set_nonblocking(true) {
-                            Ok(()) => take(socket, canonical(peer)),
-                            Err(error) => tracing::debug!(%error, "lost a new connection"),
-                        }
-                    }
-                    Ok(Err(error)) if is_exhausted(&error) => {
-                        metrics::ACCEPT_FAILURES
-                            .with_label_values(&[self.key])
-                            .inc();
-                        tracing::error!(
-                            listener = self.key, %error,
-                            "cannot accept connections; raise the limit on open files"
-                        );
-                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                        break;
-                    }
-                    // The client went away before it was accepted.
-                    Ok(Err(error)) => tracing::debug!(%error, "lost a new connection"),
-                    Err(_would_block) => break,
+            // The socket leaves this thread's reactor: it is handed to whoever serves it.
+            let taken = self.socket.accept().await;
+            match taken.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+                Ok((socket, peer)) => {
+                    accepted.inc();
+                    take(socket, canonical(peer));
                 }
+                Err(error) if is_exhausted(&error) => {
+                    metrics::ACCEPT_FAILURES
+                        .with_label_values(&[self.key])
+                        .inc();
+                    tracing::error!(
+                        listener = self.key, %error,
+                        "cannot accept connections; raise the limit on open files"
+                    );
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+                // The client went away before it was accepted.
+                Err(error) => tracing::debug!(%error, "lost a new connection"),
             }
-            tokio::task::yield_now().await;
         }
     }
 }
@@ -244,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_named_with_its_setting() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = bind("c2s.listen", &[address]).unwrap_err().to_string();
         assert!(

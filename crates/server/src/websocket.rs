@@ -58,20 +58,20 @@ impl Origins {
 ///
 /// # Errors
 /// The answer that refuses it.
-pub(crate) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String, Answer> {
+pub(crate) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String, Box<Answer>> {
     let headers = request.headers();
     if request.method() != Method::GET || request.version() < Version::HTTP_11 {
-        return Err(web::text(
+        return Err(Box::new(web::text(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET with HTTP/1.1\n",
-        ));
+        )));
     }
     if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
         let mut answer = web::text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket\n");
         answer
             .headers_mut()
             .insert(UPGRADE, HeaderValue::from_static("websocket"));
-        return Err(answer);
+        return Err(Box::new(answer));
     }
     if headers
         .get(SEC_WEBSOCKET_VERSION)
@@ -81,19 +81,19 @@ pub(crate) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String
         answer
             .headers_mut()
             .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(answer);
+        return Err(Box::new(answer));
     }
     if !origins.allow(headers) {
         let text = "this web site may not connect; see http.allowed_origins\n";
-        return Err(web::text(StatusCode::FORBIDDEN, text));
+        return Err(Box::new(web::text(StatusCode::FORBIDDEN, text)));
     }
     // Subprotocols are case-sensitive (RFC 6455 §11.5).
     if !tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|protocol| protocol == websocket::SUBPROTOCOL)
     {
-        return Err(web::text(
+        return Err(Box::new(web::text(
             StatusCode::BAD_REQUEST,
             "the subprotocol has to be xmpp\n",
-        ));
+        )));
     }
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
@@ -107,10 +107,10 @@ pub(crate) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String
         {
             Ok(accept_value(key))
         }
-        _ => Err(web::text(
+        _ => Err(Box::new(web::text(
             StatusCode::BAD_REQUEST,
             "Sec-WebSocket-Key is missing or wrong\n",
-        )),
+        ))),
     }
 }
 

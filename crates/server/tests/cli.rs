@@ -1,4 +1,5 @@
 //! The binary as people and scripts meet it: exit statuses, messages, start and stop.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -80,9 +81,8 @@ impl Running {
         let mut seen = String::new();
         loop {
             let mut line = String::new();
-            if self.log.read_line(&mut line).unwrap() == 0 {
-                panic!("no {message:?} in the log:\n{seen}");
-            }
+            let read = self.log.read_line(&mut line).unwrap();
+            assert_ne!(read, 0, "no {message:?} in the log:\n{seen}");
             if line.contains(&wanted) {
                 return line;
             }

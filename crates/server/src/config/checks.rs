@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rookery_directory::RedisAddress;
+use tracing::level_filters::LevelFilter;
 
 use super::{Config, Problem, ProxyProtocol, TlsPolicy};
 
@@ -11,22 +12,21 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let mut refuse = |keys: &'static str, reason: String| {
         problems.push(Problem::Together { keys, reason });
     };
+    streams(config, &mut refuse);
+    certificates(config, &mut refuse);
+    storage_and_cluster(config, &mut refuse);
+    log_level(config, &mut refuse);
+}
+
+/// Takes the keys and why their values cannot be.
+type Refuse<'a> = dyn FnMut(&'static str, String) + 'a;
+
+fn streams(config: &Config, refuse: &mut Refuse<'_>) {
     if config.server.domains.is_empty() {
         refuse(
             "server.domains",
             "at least one domain has to be served".into(),
         );
-    }
-    match (&config.tls.certificate, &config.tls.key) {
-        (Some(_), None) => refuse(
-            "tls.certificate, tls.key",
-            "the certificate needs its private key: set tls.key as well".into(),
-        ),
-        (None, Some(_)) => refuse(
-            "tls.certificate, tls.key",
-            "the key needs its certificate: set tls.certificate as well".into(),
-        ),
-        _ => {}
     }
     if config.auth.mechanisms.is_empty() {
         refuse(
@@ -40,35 +40,6 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             "the PROXY protocol is on, but nobody is trusted to send it: name the load balancers in \
              c2s.proxy_trusted, e.g. [\"10.0.0.0/8\"]"
                 .into(),
-        );
-    }
-    if let Some(url) = &config.cluster.redis
-        && let Err(error) = RedisAddress::parse(url.as_str())
-    {
-        refuse("cluster.redis", error.to_string());
-    }
-    if config.cluster.redis.is_some() && config.storage_url().starts_with("sqlite:") {
-        refuse(
-            "cluster.redis, storage.url",
-            "SQLite is a file of one node, but the nodes of a cluster have to share accounts and \
-             messages: set storage.url to postgres://…, or leave out cluster.redis to run one node"
-                .into(),
-        );
-    }
-    if config.storage.password_file.is_some()
-        && !super::value::lacks_password(&config.storage_url())
-    {
-        refuse(
-            "storage.password_file, storage.url",
-            "the password of the file needs a user, and no other password, in storage.url: \
-             postgres://USER@HOST/DATABASE"
-                .into(),
-        );
-    }
-    if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&config.cluster.lease) {
-        refuse(
-            "cluster.lease",
-            "a lease lasts from \"1s\" to \"10m\"".into(),
         );
     }
     for (keys, time) in [
@@ -96,12 +67,73 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             format!("{url:?} does not start with wss:// or ws://"),
         );
     }
-    if let Err(error) = config
-        .log
-        .level
-        .parse::<tracing_subscriber::filter::Targets>()
-    {
-        refuse("log.level", format!("{:?}: {error}", config.log.level));
+}
+
+fn certificates(config: &Config, refuse: &mut Refuse<'_>) {
+    let keys = "tls.certificate, tls.key";
+    match (&config.tls.certificate, &config.tls.key) {
+        (Some(_), None) => {
+            refuse(
+                keys,
+                "the certificate needs its private key: set tls.key as well".into(),
+            );
+        }
+        (None, Some(_)) => {
+            refuse(
+                keys,
+                "the key needs its certificate: set tls.certificate as well".into(),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn storage_and_cluster(config: &Config, refuse: &mut Refuse<'_>) {
+    let storage_url = config.storage_url();
+    if let Some(url) = &config.cluster.redis {
+        if let Err(error) = RedisAddress::parse(url.as_str()) {
+            refuse("cluster.redis", error.to_string());
+        }
+        if storage_url.starts_with("sqlite:") {
+            refuse(
+                "cluster.redis, storage.url",
+                "SQLite is a file of one node, but the nodes of a cluster have to share accounts and \
+                 messages: set storage.url to postgres://…, or leave out cluster.redis to run one node"
+                    .into(),
+            );
+        }
+    }
+    if config.storage.password_file.is_some() && !super::value::lacks_password(&storage_url) {
+        refuse(
+            "storage.password_file, storage.url",
+            "the password of the file needs a user, and no other password, in storage.url: \
+             postgres://USER@HOST/DATABASE"
+                .into(),
+        );
+    }
+    if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&config.cluster.lease) {
+        refuse(
+            "cluster.lease",
+            "a lease lasts from \"1s\" to \"10m\"".into(),
+        );
+    }
+}
+
+fn log_level(config: &Config, refuse: &mut Refuse<'_>) {
+    for part in config.log.level.split(',') {
+        let level = part
+            .rsplit_once('=')
+            .map_or(part, |(_, level)| level)
+            .trim();
+        if level.parse::<LevelFilter>().is_err() {
+            refuse(
+                "log.level",
+                format!(
+                    "{level:?} is no level; allowed: \"off\", \"error\", \"warn\", \"info\", \"debug\", \
+                     \"trace\", and PART=LEVEL, separated by commas"
+                ),
+            );
+        }
     }
 }
 

@@ -127,6 +127,9 @@ fn unknown_keys_are_named_with_their_source_and_the_known_ones() {
         "{text}"
     );
 
+    let text = problems("[c2s]\nlisten = {}\n", &[], &[]);
+    assert!(text.contains("c2s.listen = a table"), "{text}");
+
     for (key, value) in [
         ("c2s", "5222"),
         ("", "x"),
@@ -258,7 +261,7 @@ fn values_have_to_fit_together() {
             vec![("http.websocket_url", "https://x")],
             "http.websocket_url",
         ),
-        (vec![("log.level", "loud")], "log.level"),
+        (vec![("log.level", "info,rookery_actors=loud")], "log.level"),
     ] {
         let problems = load("", &[], &set).unwrap_err().0;
         match problems.as_slice() {
