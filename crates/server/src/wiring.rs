@@ -82,6 +82,7 @@ impl NodeHandle {
 /// # Errors
 /// If it cannot be used; the text says what to do.
 pub(crate) async fn open_storage(config: &Config) -> anyhow::Result<Arc<dyn Storage>> {
+    rookery_storage::metrics::init();
     let limits = &config.limits;
     let options = rookery_storage::Options {
         max_roster_items: limits.roster_items.get(),
@@ -114,6 +115,8 @@ async fn join_cluster(config: &Config) -> anyhow::Result<Option<Cluster>> {
     let Some(url) = &config.cluster.redis else {
         return Ok(None);
     };
+    rookery_directory::metrics::init();
+    rookery_bus::metrics::init();
     let address = RedisAddress::parse(url.as_str()).context("cluster.redis")?;
     let directory = RedisDirectory::start(RedisConfig {
         lease: config.cluster.lease,

@@ -49,9 +49,8 @@ pub(super) fn sample() -> String {
         write_comment(&mut out, &setting);
         let _ = match setting.default {
             DefaultValue::Fixed(toml) => writeln!(out, "# {} = {toml}", setting.key),
-            DefaultValue::Computed(..) | DefaultValue::Absent(_) => {
-                writeln!(out, "# {} = \"\"", setting.key)
-            }
+            DefaultValue::Computed(text, _) => writeln!(out, "# {} = <{text}>", setting.key),
+            DefaultValue::Absent(_) => writeln!(out, "# {} = \"\"", setting.key),
         };
     }
     out

@@ -362,7 +362,7 @@ impl<T: Value> Value for Option<T> {
 /// A list: a TOML array, or as text a TOML array or values separated by commas.
 impl<T: Value> Value for Vec<T> {
     fn allowed() -> String {
-        format!("a list of: {}", T::allowed())
+        format!("a list of {}", T::allowed())
     }
 
     fn read(raw: &ValueKind) -> Option<Self> {
