@@ -131,8 +131,14 @@ fn init_streams() {
         TLS_HANDSHAKES.with_label_values(&[outcome]);
     }
     LazyLock::force(&TLS_HANDSHAKE_SECONDS);
-    LazyLock::force(&LOGINS);
-    LazyLock::force(&LOGIN_SECONDS);
+    for mechanism in
+        ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"]
+    {
+        for outcome in ["ok", "not-authorized"] {
+            LOGINS.with_label_values(&[mechanism, outcome]);
+        }
+        LOGIN_SECONDS.with_label_values(&[mechanism]);
+    }
     LazyLock::force(&REGISTRATIONS);
 }
 
