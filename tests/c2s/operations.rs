@@ -72,7 +72,12 @@ async fn metrics_count_what_happens() {
     }
     assert!((server.metric("rookery_sessions", "").await - 2.0).abs() < 0.1);
     assert!(server.metric("rookery_delivery_seconds_count", "").await >= 10.0);
-    assert!(server.metric("rookery_logins_total", "success").await >= 2.0);
+    assert!(
+        server
+            .metric("rookery_logins_total", "outcome=\"ok\"")
+            .await
+            >= 2.0
+    );
     assert!(server.metric("rookery_logins_total", "").await >= 3.0);
     assert!(server.metric("rookery_stanzas_total", "message").await >= 10.0);
     alice.close().await;

@@ -37,7 +37,7 @@ const HOSTILE: &[(&str, &[&str])] = &[
     ("<message><a<b/></message>", MALFORMED),
     ("<message><a\u{c}b='c'/></message>", MALFORMED),
     ("< message/>", MALFORMED),
-    ("<message/ >", MALFORMED),
+    ("<message/ ></message>", MALFORMED),
     ("<>", MALFORMED),
     ("text between stanzas", TEXT),
     ("<![CDATA[data between stanzas]]>", TEXT),

@@ -140,7 +140,7 @@ async fn what_is_no_xml_is_refused_as_not_well_formed() {
     let server = TestServer::start().await;
     for input in [
         "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "<stream:stream <",
+        "<stream:stream <>",
         "<a></b>",
     ] {
         let mut wire = server.tcp().await;

@@ -236,12 +236,12 @@ async fn a_request_to_an_offline_contact_waits() {
 
     for _ in 0..2 {
         let mut bob = server.online("bob/phone").await;
+        let shown = presence_from("subscribe", "alice@localhost");
+        bob.expect(shown.text("status", CLIENT, "hello")).await;
         assert!(
             bob.roster().await.is_empty(),
             "a request alone is no contact (§3.1.3)"
         );
-        let shown = presence_from("subscribe", "alice@localhost");
-        bob.expect(shown.text("status", CLIENT, "hello")).await;
         bob.close().await;
     }
     alice.close().await;
@@ -249,9 +249,9 @@ async fn a_request_to_an_offline_contact_waits() {
     server.come_back().await;
 
     let mut bob = server.online("bob/phone").await;
-    bob.roster().await;
     bob.expect(presence_from("subscribe", "alice@localhost"))
         .await;
+    bob.roster().await;
     bob.send(presence_to("subscribed", "alice@localhost")).await;
     bob.expect(settled_push("alice@localhost", "from")).await;
     bob.close().await;

@@ -106,10 +106,14 @@ async fn messages_to_a_user_without_a_willing_resource() {
     let server = TestServer::start().await;
     let mut alice = server.online("alice/desk").await;
     server.add_user("bob").await;
-    let fates = [Stored, Stored, Refused, Ignored, Ignored];
-    for to in ["bob@localhost", "bob@localhost/gone"] {
+    let to_account = [Stored, Stored, Refused, Ignored, Ignored];
+    // §8.5.3.2.1: only chats go on to the account.
+    let to_resource = [Refused, Stored, Refused, Ignored, Ignored];
+    for (to, fates) in [
+        ("bob@localhost", to_account),
+        ("bob@localhost/gone", to_resource),
+    ] {
         for (kind, fate) in TYPES.into_iter().zip(fates) {
-            // A groupchat message to a resource that is gone is refused, too (§8.5.3.2.1).
             send_and_watch(&mut alice, kind, to, fate).await;
         }
     }
@@ -120,7 +124,7 @@ async fn messages_to_a_user_without_a_willing_resource() {
     bob.expect_nothing_from(&mut alice).await;
     bob.send(priority(0)).await;
     bob.expect(available_from("bob@localhost/phone")).await;
-    for kind in ["normal", "chat", "normal", "chat", "chat"] {
+    for kind in ["normal", "chat", "chat", "chat"] {
         bob.expect(
             message_from("alice@localhost/desk")
                 .kind(kind)
@@ -169,7 +173,7 @@ async fn messages_to_a_full_jid_that_is_gone() {
     let mut bob = server.online("bob/phone").await;
     for (kind, fate) in TYPES
         .into_iter()
-        .zip([Delivered, Delivered, Refused, Ignored, Ignored])
+        .zip([Refused, Delivered, Refused, Ignored, Ignored])
     {
         send_and_watch(&mut alice, kind, "bob@localhost/gone", fate).await;
         if fate == Delivered {
@@ -188,7 +192,7 @@ async fn stanzas_to_nobody() {
     for to in ["nobody@localhost", "nobody@localhost/x"] {
         for (kind, fate) in TYPES
             .into_iter()
-            .zip([Refused, Refused, Refused, Refused, Ignored])
+            .zip([Refused, Refused, Refused, Ignored, Ignored])
         {
             send_and_watch(&mut alice, kind, to, fate).await;
         }

@@ -63,7 +63,7 @@ async fn who_has_no_vcard_and_who_does_not_exist_look_the_same() {
 
 #[tokio::test]
 async fn only_the_owner_may_write_and_not_too_much() {
-    let server = TestServer::with(&["limits.vcard_bytes=2000"]).await;
+    let server = TestServer::start().await;
     let mut alice = server.online("alice/desk").await;
     server.add_user("bob").await;
     let card = || Element::new("vCard", NS).with_child(text("FN", NS, "X"));
@@ -71,7 +71,7 @@ async fn only_the_owner_may_write_and_not_too_much() {
         .request(set(card()).with_attr("to", "bob@localhost"))
         .await;
     assert_eq!(answer.attr("type"), Some("error"));
-    let large = Element::new("vCard", NS).with_child(text("DESC", NS, &"x".repeat(3000)));
+    let large = Element::new("vCard", NS).with_child(text("DESC", NS, &"x".repeat(140_000)));
     let answer = alice.request(set(large)).await;
     assert_eq!(answer.attr("type"), Some("error"));
     alice.query(set(card())).await;

@@ -62,10 +62,14 @@ impl Pattern {
         self.attr("to", jid)
     }
 
-    /// Of a type.
+    /// Of a type. A message of no type is a normal one (RFC 6121 §5.2.2).
     #[must_use]
     pub fn kind(self, kind: &str) -> Self {
-        self.attr("type", kind)
+        let kind = kind.to_owned();
+        self.that(format!("type='{kind}'"), move |e| match e.attr("type") {
+            Some(found) => found == kind,
+            None => kind == "normal" && e.name() == "message",
+        })
     }
 
     /// With an id.

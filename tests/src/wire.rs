@@ -487,8 +487,16 @@ fn element_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         at += bytes[at..].iter().position(|&b| b == b'<')?;
+        if bytes[at..].starts_with(b"<![CDATA[") {
+            at += bytes[at..].windows(3).position(|w| w == b"]]>")? + 3;
+            continue;
+        }
         let length = tag_end(&bytes[at..])?;
         let tag = &bytes[at..at + length];
+        // An unfinished "<![CDATA[" has no end either.
+        if tag[1] == b'!' && b"<![CDATA[".starts_with(&bytes[at..bytes.len().min(at + 9)]) {
+            return None;
+        }
         at += length;
         assert!(
             !matches!(tag[1], b'!' | b'?'),
