@@ -36,7 +36,7 @@ async fn messages_wait_in_order_and_say_since_when() {
     bob.expect_nothing_from(&mut alice).await;
 }
 
-/// The result of `expect_nothing` above, or a crash: what was stored stays.
+/// What is committed stays, whatever happens.
 #[tokio::test]
 async fn stored_messages_survive_a_crash() {
     let mut server = TestServer::start().await;
@@ -141,4 +141,29 @@ async fn a_stored_message_is_the_one_that_was_sent() {
         .attr("xml:lang", "de");
     bob.expect(stored.has("y", "urn:x").to("bob@localhost"))
         .await;
+}
+
+/// Whether the recipient counts as away or as there when a message meets its login, it gets the message.
+#[tokio::test]
+async fn a_message_that_meets_a_login_is_not_left_behind() {
+    let server = TestServer::with(&["c2s.tls=optional"]).await;
+    let mut alice = server.online_by("alice/desk", Security::Plain).await;
+    for round in 0..40 {
+        let number = round.to_string();
+        let mut bob = server.bound_by("bob/phone", Security::Plain).await;
+        let login = async {
+            bob.become_available().await;
+            bob.expect(chat_from("alice@localhost/desk", &number)).await;
+            bob.close().await;
+        };
+        let message = async {
+            // At another moment in each round.
+            for _ in 0..round % 8 {
+                tokio::task::yield_now().await;
+            }
+            alice.send(chat_to("bob@localhost", &number)).await;
+        };
+        tokio::join!(login, message);
+    }
+    alice.expect_nothing().await;
 }
