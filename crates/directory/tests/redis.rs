@@ -331,3 +331,100 @@ async fn hints_that_could_not_be_sent_become_a_flush_everywhere() {
     let jid = full("ann@example.com/desk");
     eventually(|| one.register(&jid)).await;
 }
+
+#[tokio::test]
+async fn the_master_is_found_through_sentinels() {
+    let port = free_port();
+    let master = RedisServer::start_with(&["--port", &port.to_string()]).await;
+    let sentinel = Sentinel::start("mymaster", port).await;
+    let address = format!(
+        "redis-sentinel://127.0.0.1:1,127.0.0.1:{}/mymaster",
+        sentinel.port
+    );
+    let address = rookery_directory::RedisAddress::parse(&address).unwrap();
+    let node = RedisDirectory::start(RedisConfig::new(address, "one"))
+        .await
+        .unwrap();
+    let jid = full("ann@example.com/desk");
+    let sequence = node.register(&jid).await.unwrap().sequence;
+    assert_eq!(
+        rows(&node, "ann@example.com").await,
+        [bound(&node, &jid, sequence)]
+    );
+    let direct = start(&master, "two").await;
+    assert_eq!(
+        rows(&direct, "ann@example.com").await,
+        [bound(&node, &jid, sequence)]
+    );
+
+    let address = format!("redis-sentinel://127.0.0.1:{}/other", sentinel.port);
+    let address = rookery_directory::RedisAddress::parse(&address).unwrap();
+    let patience = Duration::from_millis(500);
+    let config = RedisConfig {
+        patience,
+        ..RedisConfig::new(address, "one")
+    };
+    let error = RedisDirectory::start(config)
+        .await
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("cannot connect to redis-sentinel://127.0.0.1"),
+        "{error}"
+    );
+}
+
+/// A Sentinel that watches one master.
+struct Sentinel {
+    port: u16,
+    process: std::process::Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Sentinel {
+    async fn start(name: &str, master: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("sentinel.conf");
+        std::fs::write(
+            &config,
+            format!("sentinel monitor {name} 127.0.0.1 {master} 1\n"),
+        )
+        .unwrap();
+        let port = free_port();
+        let process = std::process::Command::new("redis-server")
+            .arg(&config)
+            .args(["--sentinel", "--port", &port.to_string()])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
+            assert!(
+                began.elapsed() < Duration::from_secs(10),
+                "the sentinel does not listen"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Self {
+            port,
+            process,
+            _dir: dir,
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
