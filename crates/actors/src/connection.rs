@@ -487,6 +487,7 @@ impl Actor for Connection {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Only `Close` comes by mail, and one is enough.
         ctx.set_mailbox_capacity(2);
+        self.shard.remember(ctx.address().downgrade());
         ctx.spawn(Pump);
     }
 }

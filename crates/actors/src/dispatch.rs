@@ -15,7 +15,7 @@ use rookery_features::{
     xep0092_version, xep0199_ping, xep0202_time,
 };
 use rookery_proto::error::{Condition, StanzaError};
-use rookery_proto::jid::BareJid;
+use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
@@ -44,7 +44,21 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
             session.refuse(&stanza, &Condition::ServiceUnavailable.into());
             return Taken::Done;
         }
-        Addressee::Server | Addressee::Own | Addressee::Account(_) => {}
+        Addressee::Account(account) => {
+            let blocks = session.account.block_list.borrow().as_ref().map(|list| {
+                list.blocks(&Jid::from(account.clone()))
+            });
+            match blocks {
+                Some(false) => {}
+                // XEP-0191 §3.5
+                Some(true) => {
+                    session.refuse(&stanza, &reply::blocked_by_sender());
+                    return Taken::Done;
+                }
+                None => return Taken::Waiting(with_block_list(Rc::clone(session), stanza, accepted)),
+            }
+        }
+        Addressee::Server | Addressee::Own => {}
     }
     let request = Request::of(&stanza, &addressee);
     let answer = match request {
@@ -94,6 +108,23 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
         Err(condition) => session.refuse(&stanza, &condition.into()),
     }
     Taken::Done
+}
+
+/// Reads whom the user blocks, then goes on.
+fn with_block_list(session: Rc<Session>, stanza: Stanza, accepted: Instant) -> Job {
+    Box::pin(async move {
+        match session.shard.load_block_list(&session.account).await {
+            Ok(()) => match iq(&session, stanza, accepted) {
+                Taken::Waiting(job) => job.await,
+                Taken::Fatal(error) => Some(error),
+                Taken::Done => None,
+            },
+            Err(error) => {
+                session.refuse(&stanza, &reply::storage_error(&error));
+                None
+            }
+        }
+    })
 }
 
 /// XEP-0012 §4: a client's idle time is for those who may see its presence.

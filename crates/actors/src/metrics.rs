@@ -26,6 +26,11 @@ pub(crate) static STREAMS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
         .expect("registered once")
 });
 
+/// Open transport streams of all kinds.
+pub(crate) fn open_streams() -> i64 {
+    ["tcp", "tls", "websocket"].iter().map(|t| STREAMS.with_label_values(&[t]).get()).sum()
+}
+
 /// Transport streams that were let in.
 pub(crate) static STREAMS_ACCEPTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(

@@ -253,12 +253,13 @@ impl Node {
                         let _ = session.send(End { error }).await;
                     });
                 }
+                shard.end_connections(StreamCondition::SystemShutdown);
             }));
             // Fails only if the shard is gone.
             let _ = shard.send(job).await;
         }
         let deadline = Instant::now() + timeout;
-        while metrics::SESSIONS.get() > 0 && Instant::now() < deadline {
+        while (metrics::SESSIONS.get() > 0 || metrics::open_streams() > 0) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if let Some(cluster) = &self.shared.cluster {

@@ -318,6 +318,7 @@ impl List {
         if self.load().await.is_err() {
             return;
         }
+        self.learn_own_rows().await;
         let own = from.bare_str() == self.account.jid.as_str();
         let allowed = own || {
             let roster = self.roster.borrow();
@@ -343,12 +344,13 @@ impl List {
         if let Some(prober) = from.to_full() {
             self.shard.tell_presence(&prober, &self.account.jid);
         } else {
-            self.send_presence_to(&from.to_bare());
+            self.send_presence_to(&from.to_bare()).await;
         }
     }
 
     /// The presence of all the account's resources, here and elsewhere, to one contact.
-    fn send_presence_to(&self, contact: &BareJid) {
+    async fn send_presence_to(&self, contact: &BareJid) {
+        self.learn_own_rows().await;
         let to = Jid::from(contact.clone());
         let here = self.account.all();
         let here = here.iter().filter_map(|resource| resource.presence.borrow().clone());
@@ -366,7 +368,8 @@ impl List {
 
     /// Unavailable presence from all the account's available resources to one contact, who may not
     /// see them any more.
-    fn send_unavailable_to(&self, contact: &Jid) {
+    async fn send_unavailable_to(&self, contact: &Jid) {
+        self.learn_own_rows().await;
         let here = self.account.all();
         let here = here.iter().filter(|r| r.is_available()).map(|r| r.jid.clone());
         let mut all: Vec<FullJid> = here.collect();
@@ -379,6 +382,13 @@ impl List {
                 .with_from(Jid::from(jid))
                 .with_to(contact.clone());
             self.shard.accept(Work::Route(Parcel::new(stanza)));
+        }
+    }
+
+    /// Makes sure that the cache knows the account's resources on other nodes.
+    async fn learn_own_rows(&self) {
+        if let Err(error) = self.shard.look_up(std::slice::from_ref(&self.account.jid)).await {
+            tracing::warn!(condition = ?error.condition, "the account's other resources are not known");
         }
     }
 

@@ -266,7 +266,7 @@ impl Shard {
     }
 
     /// Reads what [`lacks`](Self::lacks) found missing for these accounts.
-    async fn look_up(self: &Rc<Self>, accounts: &[BareJid]) -> Result<(), StanzaError> {
+    pub(crate) async fn look_up(self: &Rc<Self>, accounts: &[BareJid]) -> Result<(), StanzaError> {
         if let Some(cluster) = &self.node().cluster {
             let unknown: Vec<BareJid> = accounts
                 .iter()

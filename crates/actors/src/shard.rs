@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use hashbrown::HashMap;
 use rookery_features::bind;
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::account::{Account, Resource};
 use crate::cluster::Cache;
-use crate::connection::{Accepted, Connection, Parts};
+use crate::connection::{Accepted, Close, Connection, Parts};
 use crate::node::NodeShared;
 use crate::outbox::Outbox;
 use crate::presence_list::PresenceList;
@@ -95,6 +96,9 @@ pub struct Shard {
     outgoing: Vec<Outgoing>,
     room: Notify,
     next_id: Cell<u64>,
+    /// All connections of this arbiter, for the end of the node; those that are gone are taken out
+    /// when the list has doubled.
+    connections: RefCell<Vec<WeakAddr<Connection>>>,
 }
 
 #[derive(Default)]
@@ -139,6 +143,7 @@ impl Shard {
             outgoing: (0..shards).map(|_| Outgoing::default()).collect(),
             room: Notify::new(),
             next_id: Cell::new(0),
+            connections: RefCell::default(),
         }
     }
 
@@ -350,6 +355,25 @@ impl Shard {
     /// Whether [`room`](Self::room) would wait.
     pub(crate) fn is_behind(&self) -> bool {
         self.outgoing.iter().any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
+    }
+
+    /// A connection runs on this arbiter from now on.
+    pub(crate) fn remember(&self, connection: WeakAddr<Connection>) {
+        let mut connections = self.connections.borrow_mut();
+        if connections.len() == connections.capacity() {
+            connections.retain(|connection| connection.upgrade().is_some());
+            let live = connections.len();
+            connections.reserve(live.max(16));
+        }
+        connections.push(connection);
+    }
+
+    /// Ends the streams of all connections; those with a session are ended through it before.
+    pub(crate) fn end_connections(&self, condition: StreamCondition) {
+        for connection in self.connections.borrow().iter().filter_map(WeakAddr::upgrade) {
+            // Full: it has been told already.
+            let _ = connection.try_send(Close(Some(StreamError::from(condition))));
+        }
     }
 
     /// All resources of this shard.

@@ -110,8 +110,9 @@ impl List {
             }
         };
         let after = Rc::new(before.after(&command));
-        self.show_presence_changes(&before, &after);
-        *self.account.block_list.borrow_mut() = Some(after);
+        self.show_presence_changes(&before, &after).await;
+        *self.account.block_list.borrow_mut() = Some(Rc::clone(&after));
+        self.see_again(&before, &after);
         self.push_block_list(&command);
         let BlockListChanged { added, removed, all_removed } = change;
         let account = account.clone();
@@ -126,17 +127,44 @@ impl List {
 
     /// §3.3, §3.4: to contacts who are blocked now the user goes offline; those who are not blocked
     /// any more see the user again.
-    fn show_presence_changes(&self, before: &BlockList, after: &BlockList) {
+    async fn show_presence_changes(&self, before: &BlockList, after: &BlockList) {
         let changed = {
             let roster = self.roster.borrow();
             let items = roster.iter().flat_map(|roster| roster.items.values());
             xep0191_blocking::presence_changes(items, before, after)
         };
+        let seen_again: Vec<BareJid> = self
+            .contacts(|item| item.subscription.sees_contact())
+            .into_iter()
+            .filter(|contact| before.blocks(&Jid::from(contact.clone())))
+            .collect();
         for contact in changed {
             if after.blocks(&contact) {
-                self.send_unavailable_to(&contact);
+                self.send_unavailable_to(&contact).await;
             } else {
-                self.send_presence_to(&contact.to_bare());
+                self.send_presence_to(&contact.to_bare()).await;
+            }
+        }
+        if !seen_again.is_empty() {
+            for resource in self.account.all().iter().filter(|resource| resource.is_available()) {
+                self.shard.probe(&resource.jid, seen_again.clone());
+            }
+        }
+    }
+
+    /// What contacts sent while they were blocked never came: the available resources get the
+    /// presence of those who are not blocked any more.
+    fn see_again(&self, before: &BlockList, after: &BlockList) {
+        let contacts = self.contacts(|item| {
+            let jid = Jid::from(&item.jid);
+            item.subscription.sees_contact() && before.blocks(&jid) && !after.blocks(&jid)
+        });
+        if contacts.is_empty() {
+            return;
+        }
+        for resource in self.account.all() {
+            if resource.is_available() {
+                self.shard.probe(&resource.jid, contacts.clone());
             }
         }
     }

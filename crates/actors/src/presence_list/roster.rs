@@ -215,18 +215,18 @@ impl List {
         let outcome = decided.take()??;
         self.changed(&contact, &commit).await;
         if let Some(farewell) = outcome.farewell {
-            self.say_farewell(&contact, farewell);
+            self.say_farewell(&contact, farewell).await;
         }
         Ok(stanza.reply_result())
     }
 
     /// §2.5.2, §3.2, §3.3: the contact of a removed item is told.
-    fn say_farewell(self: &Rc<Self>, contact: &BareJid, farewell: Farewell) {
+    async fn say_farewell(self: &Rc<Self>, contact: &BareJid, farewell: Farewell) {
         if farewell.unsubscribe {
             self.send_subscription(PresenceType::Unsubscribe, contact);
         }
         if farewell.unavailable {
-            self.send_unavailable_to(&Jid::from(contact.clone()));
+            self.send_unavailable_to(&Jid::from(contact.clone())).await;
         }
         if farewell.unsubscribed {
             self.send_subscription(PresenceType::Unsubscribed, contact);
@@ -271,7 +271,7 @@ impl List {
             self.apply_commit(&contact, &commit);
         }
         if outbound.presence == Presence::SendUnavailable {
-            self.send_unavailable_to(&Jid::from(contact.clone()));
+            self.send_unavailable_to(&Jid::from(contact.clone())).await;
         }
         if outbound.route {
             let mut stanza = stanza.clone();
@@ -282,7 +282,7 @@ impl List {
             metrics::outcome(stanza.kind, Outcome::Delivered);
         }
         if outbound.presence == Presence::SendAvailable {
-            self.send_presence_to(&contact);
+            self.send_presence_to(&contact).await;
         }
         Ok(())
     }
@@ -324,13 +324,13 @@ impl List {
             self.apply_commit(&contact, &commit);
         }
         if inbound.presence == Presence::SendUnavailable {
-            self.send_unavailable_to(&Jid::from(contact.clone()));
+            self.send_unavailable_to(&Jid::from(contact.clone())).await;
         }
         if inbound.auto_reply {
             self.send_subscription(PresenceType::Subscribed, &contact);
         }
         if inbound.presence == Presence::SendAvailable {
-            self.send_presence_to(&contact);
+            self.send_presence_to(&contact).await;
         }
         Ok(())
     }
@@ -418,7 +418,9 @@ impl Shard {
             .flat_map(|roster| roster.items.values().cloned())
             .collect();
         for item in items {
-            list.say_farewell(&item.jid, subscription::farewell(&item));
+            // Its sessions end next, which tells those who see them.
+            let farewell = Farewell { unavailable: false, ..subscription::farewell(&item) };
+            list.say_farewell(&item.jid, farewell).await;
         }
         self.flush();
         Ok(())
