@@ -133,21 +133,11 @@ impl List {
             let items = roster.iter().flat_map(|roster| roster.items.values());
             xep0191_blocking::presence_changes(items, before, after)
         };
-        let seen_again: Vec<BareJid> = self
-            .contacts(|item| item.subscription.sees_contact())
-            .into_iter()
-            .filter(|contact| before.blocks(&Jid::from(contact.clone())))
-            .collect();
         for contact in changed {
             if after.blocks(&contact) {
                 self.send_unavailable_to(&contact).await;
             } else {
                 self.send_presence_to(&contact.to_bare()).await;
-            }
-        }
-        if !seen_again.is_empty() {
-            for resource in self.account.all().iter().filter(|resource| resource.is_available()) {
-                self.shard.probe(&resource.jid, seen_again.clone());
             }
         }
     }
