@@ -15,7 +15,7 @@ use rookery_storage::{Error, Storage};
 use crate::cli::{PasswordArgs, UserCommand};
 use crate::config::Config;
 use crate::control::{self, AccountChanged, Told};
-use crate::{password, wiring};
+use crate::{data_dir, password, wiring};
 
 /// How many addresses are read from the database at a time.
 const PAGE: usize = 1000;
@@ -25,7 +25,7 @@ const PAGE: usize = 1000;
 /// # Errors
 /// If it could not do what it was asked for.
 pub(crate) async fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
-    control::create_data_dir(&config.server.data_dir)?;
+    data_dir::create(&config.server.data_dir)?;
     let storage = wiring::open_storage(config).await?;
     let result = dispatch(config, &storage, command).await;
     storage.close().await;

@@ -1,8 +1,10 @@
 //! The certificate and its private key: read, made up at the first start, read again when they change.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+mod self_signed;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,12 +23,6 @@ pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long before its end a certificate is warned about, and a self-signed one replaced.
 const RENEWAL_TIME: Duration = Duration::from_hours(14 * 24);
-
-/// How long a self-signed certificate is valid.
-const SELF_SIGNED_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
-
-/// The file in `tls.generated_dir`. Key and certificate share it, so that they always match.
-const SELF_SIGNED_FILE: &str = "self-signed.pem";
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +99,7 @@ impl Certificates {
         let (certificate, key) = if let (Some(certificate), Some(key)) = configured {
             (certificate.clone(), key.clone())
         } else {
-            let path = self_signed(config.generated_dir(), &domains)?;
+            let path = self_signed::file(config.generated_dir(), &domains)?;
             (path.clone(), path)
         };
         let seen = Mutex::new([stamp(&certificate), stamp(&key)]);
@@ -305,52 +301,6 @@ fn stamp(path: &Path) -> Stamp {
     Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
 }
 
-/// The file with the self-signed pair; makes it if there is none for these domains.
-fn self_signed(directory: &Path, domains: &[Domain]) -> Result<PathBuf, Error> {
-    let path = directory.join(SELF_SIGNED_FILE);
-    let fail = |reason| Error::File {
-        path: path.clone(),
-        reason,
-    };
-    // Nodes that share the directory may start at the same time: one of them makes the pair.
-    let lock = File::create(directory.join("self-signed.lock")).map_err(fail)?;
-    lock.lock().map_err(fail)?;
-    if path.exists() {
-        let pair = load(&path, &path)?;
-        if !pair.ends_soon() && domains.iter().all(|domain| pair.covers(domain)) {
-            return Ok(path);
-        }
-        tracing::info!(
-            "replacing the self-signed certificate: it ends, or other domains are served"
-        );
-    }
-    write_private(&path, generate(domains)?.as_bytes()).map_err(fail)?;
-    Ok(path)
-}
-
-/// A new ECDSA key on P-256 and a certificate for the domains, in PEM.
-fn generate(domains: &[Domain]) -> Result<String, rcgen::Error> {
-    let names: Vec<_> = domains.iter().map(ascii_name).collect();
-    let mut parameters = rcgen::CertificateParams::new(names.clone())?;
-    let mut name = rcgen::DistinguishedName::new();
-    // A common name has 64 characters at most (RFC 5280, appendix A.1).
-    let common_name = names.first().filter(|name| name.len() <= 64);
-    name.push(
-        rcgen::DnType::CommonName,
-        common_name.map_or("rookery", String::as_str),
-    );
-    parameters.distinguished_name = name;
-    parameters.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let now = SystemTime::now();
-    // A client's clock may be slow.
-    parameters.not_before = (now - Duration::from_hours(24)).into();
-    parameters.not_after = (now + SELF_SIGNED_LIFETIME).into();
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let certificate = parameters.self_signed(&key)?;
-    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
-}
-
 /// The name as certificates spell it: internationalised domains in their ASCII form.
 fn ascii_name(domain: &Domain) -> String {
     let name = domain
@@ -358,23 +308,6 @@ fn ascii_name(domain: &Domain) -> String {
         .trim_start_matches('[')
         .trim_end_matches(']');
     idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_owned())
-}
-
-/// Writes a file that only its owner can read; it appears whole or not at all.
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 /// A day of the calendar in UTC, e.g. `2026-11-22`.
@@ -394,6 +327,7 @@ fn date(time: SystemTime) -> String {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::self_signed::{FILE, generate, write_private};
     use super::*;
     use crate::config::Sources;
 
@@ -429,7 +363,7 @@ mod tests {
         let again = Certificates::open(&config).unwrap();
         assert_eq!(fingerprint(&first), fingerprint(&again));
         assert_eq!(fingerprint(&first).len(), 95);
-        let mode = fs::metadata(directory.path().join(SELF_SIGNED_FILE))
+        let mode = fs::metadata(directory.path().join(FILE))
             .unwrap()
             .permissions()
             .mode();
@@ -463,7 +397,7 @@ mod tests {
         let config = config(directory.path(), &[]);
         let certificates = Certificates::open(&config).unwrap();
         let old = fingerprint(&certificates);
-        let path = directory.path().join(SELF_SIGNED_FILE);
+        let path = directory.path().join(FILE);
 
         fs::write(&path, "nonsense").unwrap();
         certificates.reload_if_changed();

@@ -6,6 +6,7 @@
 
 mod checks;
 mod layers;
+mod service_url;
 mod show;
 mod value;
 
@@ -17,7 +18,8 @@ use rookery_actors::settings::Network;
 
 pub(crate) use checks::warnings;
 pub(crate) use layers::{Problem, Problems, Sources};
-pub(crate) use value::{Choice, Domain, Integer, RedisSchemes, ServiceUrl, StorageSchemes, Value};
+pub(crate) use service_url::{RedisSchemes, ServiceUrl, StorageSchemes};
+pub(crate) use value::{Choice, Domain, Integer, Value};
 
 /// One setting, as documentation.
 #[derive(Debug, Clone)]
@@ -372,7 +374,7 @@ impl Config {
         };
         let text = std::fs::read_to_string(path)?;
         let password = text.lines().next().unwrap_or_default();
-        Ok(value::with_password(&url, password))
+        Ok(service_url::with_password(&url, password))
     }
 
     /// Where a self-signed certificate is kept.

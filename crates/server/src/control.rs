@@ -5,15 +5,17 @@
 //! database is the truth: a server that gets such a line looks there, and one that is not told
 //! notices at the next login.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rookery_proto::jid::BareJid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::data_dir::DataDir;
 
 /// How long either side waits for the other.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,87 +56,19 @@ impl AccountChanged {
     }
 }
 
-/// The data directory, held by one server.
-#[derive(Debug)]
-pub(crate) struct DataDir {
-    path: PathBuf,
-    _lock: File,
-}
-
-/// Why the data directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DataDirError {
-    /// It cannot be made or written to.
-    #[error("server.data_dir: cannot use {}: {reason}", path.display())]
-    Unusable {
-        /// The directory or a file in it.
-        path: PathBuf,
-        /// What the operating system says.
-        reason: io::Error,
-    },
-    /// Another server runs on it.
-    #[error(
-        "server.data_dir: another server is using {}; give each its own, or stop the other",
-        path.display()
-    )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-}
-
-/// Makes the data directory if it is missing, for its owner only.
+/// Opens the control socket. One that a killed server left is replaced: the directory is ours.
 ///
 /// # Errors
-/// If it cannot be made.
-pub(crate) fn create_data_dir(path: &Path) -> Result<(), DataDirError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|reason| DataDirError::Unusable {
-            path: path.into(),
-            reason,
-        })
-}
-
-impl DataDir {
-    /// Makes the directory if needed and holds it until the process ends.
-    ///
-    /// # Errors
-    /// If it cannot be used, or another server holds it.
-    pub(crate) fn hold(path: &Path) -> Result<Self, DataDirError> {
-        create_data_dir(path)?;
-        let file = path.join("rookery.lock");
-        let fail = |reason| DataDirError::Unusable {
-            path: file.clone(),
-            reason,
-        };
-        let lock = File::create(&file).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.into(),
-                _lock: lock,
-            }),
-            Err(fs::TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.into() }),
-            Err(fs::TryLockError::Error(source)) => Err(fail(source)),
-        }
+/// If the socket cannot be made, for example because its path is longer than 107 bytes.
+pub(crate) fn listen(data_dir: &DataDir) -> io::Result<UnixListener> {
+    let path = socket_path(data_dir.path());
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-
-    /// Opens the control socket. One that a killed server left is replaced: the directory is ours.
-    ///
-    /// # Errors
-    /// If the socket cannot be made, for example because its path is longer than 107 bytes.
-    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
-        let path = socket_path(&self.path);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        Ok(listener)
-    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 fn socket_path(data_dir: &Path) -> PathBuf {
@@ -237,7 +171,7 @@ mod tests {
             Told::Nobody
         );
 
-        let listener = held.listen().unwrap();
+        let listener = listen(&held).unwrap();
         let mode = fs::metadata(socket_path(directory.path()))
             .unwrap()
             .permissions()
@@ -258,7 +192,7 @@ mod tests {
         // What a killed server leaves is no obstacle, for commands or for the next server.
         let other = change("bob@localhost", false);
         assert_eq!(tell(directory.path(), &other).await.unwrap(), Told::Nobody);
-        assert!(held.listen().is_ok());
+        assert!(listen(&held).is_ok());
     }
 
     #[test]
@@ -274,17 +208,5 @@ mod tests {
         ] {
             assert_eq!(AccountChanged::parse(line), None, "{line:?}");
         }
-    }
-
-    #[test]
-    fn one_server_holds_a_data_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        let held = DataDir::hold(directory.path()).unwrap();
-        assert!(matches!(
-            DataDir::hold(directory.path()),
-            Err(DataDirError::InUse { .. })
-        ));
-        drop(held);
-        assert!(DataDir::hold(directory.path()).is_ok());
     }
 }

@@ -11,6 +11,7 @@ mod certificates;
 mod cli;
 mod config;
 mod control;
+mod data_dir;
 mod health;
 mod host_meta;
 mod http;

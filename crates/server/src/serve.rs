@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::admin::{self, AdminSite, Readiness, Stage};
 use crate::certificates::{Certificates, RELOAD_INTERVAL};
 use crate::config::{self, Config};
-use crate::control::{self, DataDir};
+use crate::control;
+use crate::data_dir::{self, DataDir};
 use crate::http::PublicSite;
 use crate::listen::{self, Bound, Listener};
 use crate::wiring::{self, NodeHandle};
@@ -73,7 +74,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn start(config: &Config, readiness: &Arc<Readiness>) -> anyhow::Result<Running> {
     let data_dir = DataDir::hold(&config.server.data_dir)?;
-    control::create_data_dir(config.generated_dir())?;
+    data_dir::create(config.generated_dir())?;
     let certificates = Certificates::open(config)?;
     let sockets = Sockets::bind(config)?;
     let addresses = sockets.addresses();
@@ -166,7 +167,7 @@ fn listen(bound: Vec<Bound>) -> Result<Vec<Listener>, listen::ListenError> {
 
 /// Listens for commands that changed accounts. Without it they still take effect at the next login.
 fn serve_commands(data_dir: &DataDir, node: &NodeHandle, tasks: &mut JoinSet<()>) {
-    match data_dir.listen() {
+    match control::listen(data_dir) {
         Ok(listener) => {
             let node = node.clone();
             // The node starts tasks of its own on this thread.

@@ -103,7 +103,7 @@ fn storage_and_cluster(config: &Config, refuse: &mut Refuse<'_>) {
             );
         }
     }
-    if config.storage.password_file.is_some() && !super::value::lacks_password(&storage_url) {
+    if config.storage.password_file.is_some() && !super::service_url::lacks_password(&storage_url) {
         refuse(
             "storage.password_file, storage.url",
             "the password of the file needs a user, and no other password, in storage.url: \

@@ -10,7 +10,8 @@ use std::path::Path;
 use config::{Environment, File, FileFormat, ValueKind};
 
 use super::Setting;
-use super::value::{Value, mask_password};
+use super::service_url::mask_password;
+use super::value::Value;
 
 /// What names an environment variable as a setting: `ROOKERY__SECTION__KEY`.
 const ENVIRONMENT_PREFIX: &str = "ROOKERY";

@@ -3,7 +3,7 @@
 //! A value comes from a TOML file with its type, or as text from the environment and `--set`; both
 //! give the same result. A type here cannot hold a value that its setting does not allow.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -252,88 +252,6 @@ impl Value for Domain {
     }
 }
 
-/// The address of a service, which may hold a password.
-///
-/// `SCHEMES` is one of the lists below; a const generic cannot be a list of words.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct ServiceUrl<S: Schemes> {
-    url: String,
-    schemes: std::marker::PhantomData<S>,
-}
-
-/// Which services a [`ServiceUrl`] can name.
-pub(crate) trait Schemes: Clone {
-    /// What such a URL starts with, up to and including `://`.
-    const ALLOWED: &'static [&'static str];
-}
-
-/// Databases.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct StorageSchemes;
-
-impl Schemes for StorageSchemes {
-    const ALLOWED: &'static [&'static str] = &["sqlite://", "postgres://", "postgresql://"];
-}
-
-/// Redis: one server, also with TLS or on a Unix socket, or the one that Sentinels name.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct RedisSchemes;
-
-impl Schemes for RedisSchemes {
-    const ALLOWED: &'static [&'static str] = &[
-        "redis://",
-        "rediss://",
-        "redis+unix://",
-        "redis-sentinel://",
-    ];
-}
-
-impl<S: Schemes> ServiceUrl<S> {
-    /// The whole address.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.url
-    }
-
-    /// The address with its password replaced by `***`.
-    pub(crate) fn masked(&self) -> String {
-        mask_password(&self.url)
-    }
-}
-
-impl<S: Schemes> fmt::Debug for ServiceUrl<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
-    }
-}
-
-impl<S: Schemes> Value for ServiceUrl<S> {
-    fn allowed() -> String {
-        format!("a URL that starts with {}", S::ALLOWED.join(", "))
-    }
-
-    fn read(raw: &ValueKind) -> Option<Self> {
-        let ValueKind::String(text) = raw else {
-            return None;
-        };
-        let text = text.trim();
-        let rest = S::ALLOWED
-            .iter()
-            .find_map(|scheme| text.strip_prefix(scheme))?;
-        (!rest.is_empty()).then(|| Self {
-            url: text.into(),
-            schemes: std::marker::PhantomData,
-        })
-    }
-
-    fn to_toml(&self) -> String {
-        toml_string(&self.url)
-    }
-
-    fn to_masked_toml(&self) -> String {
-        toml_string(&self.masked())
-    }
-}
-
 /// A setting that may be absent; empty text means absent.
 impl<T: Value> Value for Option<T> {
     fn allowed() -> String {
@@ -409,59 +327,6 @@ pub(super) fn toml_string(text: &str) -> String {
     serde_json::Value::from(text)
         .to_string()
         .replace('\u{7f}', "\\u007f")
-}
-
-/// Puts a password behind the user of a URL, if it has a user.
-pub(super) fn with_password(url: &str, password: &str) -> String {
-    let Some((user, rest)) = url.split_once('@') else {
-        return url.into();
-    };
-    let mut encoded = String::with_capacity(password.len());
-    for byte in password.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    format!("{user}:{encoded}@{rest}")
-}
-
-/// Whether a URL names a user and no password.
-pub(super) fn lacks_password(url: &str) -> bool {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    authority
-        .split_once('@')
-        .is_some_and(|(user, _)| !user.is_empty() && !user.contains(':'))
-}
-
-/// Replaces the passwords of a URL by `***`: the one of the authority and one given as a parameter.
-pub(super) fn mask_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.into();
-    };
-    // The last @ ends the user information: passwords are often not percent-encoded as they should be.
-    let rest = match rest.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((user, _)) => format!("{user}:***@{host}"),
-            None => rest.into(),
-        },
-        None => rest.to_owned(),
-    };
-    let (address, query) = match rest.split_once('?') {
-        Some((address, query)) => (address.to_owned(), query),
-        None => return format!("{scheme}://{rest}"),
-    };
-    let query: Vec<_> = query
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("password") => {
-                format!("{name}=***")
-            }
-            _ => parameter.to_owned(),
-        })
-        .collect();
-    format!("{scheme}://{address}?{}", query.join("&"))
 }
 
 #[cfg(test)]
@@ -541,50 +406,6 @@ mod tests {
         assert_eq!(read("Example.ORG").as_deref(), Some("example.org"));
         for input in ["", "ann@example.org", "example.org/desk", "a b", "@"] {
             assert_eq!(read(input), None, "{input:?}");
-        }
-    }
-
-    #[test]
-    fn passwords_of_services_are_not_shown() {
-        for (url, shown) in [
-            (
-                "postgres://rook:s3@cret@db:5432/rookery",
-                "postgres://rook:***@db:5432/rookery",
-            ),
-            (
-                "postgres://db/rookery?user=a&password=s3cret",
-                "postgres://db/rookery?user=a&password=***",
-            ),
-            ("redis://:s3cret@redis/0", "redis://:***@redis/0"),
-            ("redis://redis", "redis://redis"),
-            ("sqlite://./data/rookery.db", "sqlite://./data/rookery.db"),
-        ] {
-            assert_eq!(mask_password(url), shown);
-        }
-        let url = ServiceUrl::<RedisSchemes>::read(&text("redis://:s3cret@redis")).unwrap();
-        assert!(!format!("{url:?}").contains("s3cret"));
-        assert!(!url.to_masked_toml().contains("s3cret"));
-        assert!(url.to_toml().contains("s3cret"));
-    }
-
-    #[test]
-    fn a_password_is_put_behind_the_user() {
-        let url = "postgres://rook@db/rookery";
-        assert!(lacks_password(url));
-        assert_eq!(
-            with_password(url, "a@b:c/d"),
-            "postgres://rook:a%40b%3Ac%2Fd@db/rookery"
-        );
-        assert!(!lacks_password("postgres://rook:x@db/rookery"));
-        assert!(!lacks_password("postgres://db/rookery"));
-    }
-
-    #[test]
-    fn a_service_url_needs_a_known_scheme_and_an_address() {
-        type Storage = ServiceUrl<StorageSchemes>;
-        assert!(Storage::read(&text("sqlite://x")).is_some());
-        for input in ["mysql://x", "sqlite://", "/var/lib/rookery.db", ""] {
-            assert!(Storage::read(&text(input)).is_none(), "{input}");
         }
     }
 
