@@ -98,7 +98,7 @@ macro_rules! settings {
                 Some(Self { $( $section: $section?, )+ })
             }
 
-            /// The values in TOML in the order of [`settings`], secrets masked.
+            /// The values in TOML in the order of [`settings()`], secrets masked.
             fn masked_values(&self) -> Vec<String> {
                 vec![$( $( self.$section.$key.to_masked_toml(), )+ )+]
             }

@@ -1,9 +1,9 @@
 //! The control socket: how commands tell a running server what they changed in its database.
 //!
 //! A Unix socket `control.sock` in `server.data_dir`, for the owner only. One request a connection:
-//! a line `account-changed ADDRESS` or `account-removed ADDRESS`, answered by the line `ok`. The
-//! database is the truth: a server that gets such a line looks there, and one that is not told
-//! notices at the next login.
+//! a line `account-changed ADDRESS` or `account-removed ADDRESS`, answered by the line `ok`: the node
+//! ends the account's sessions and tells the other nodes. The database is the truth: a server that is
+//! not told notices at the next login.
 
 use std::fs::{self, Permissions};
 use std::io;

@@ -23,7 +23,7 @@ pub(crate) fn write(path: &Path, addresses: &[(&'static str, SocketAddr)]) -> io
     std::fs::rename(temporary, path)
 }
 
-/// The address of one listener, as [`write`] wrote it.
+/// The address of one listener, as [`write()`] wrote it.
 pub(crate) fn read(path: &Path, listener: &str) -> Option<SocketAddr> {
     let text = std::fs::read_to_string(path).ok()?;
     let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
