@@ -206,7 +206,6 @@ async fn a_user_removes_the_account_with_all_that_belongs_to_it() {
     bob.expect(unavailable_from("alice@localhost/desk")).await;
     bob.allow(presence_from("unsubscribe", "alice@localhost"));
     bob.allow(presence_from("unsubscribed", "alice@localhost"));
-    bob.allow(presence_from("unavailable", "alice@localhost"));
 
     let exists = server.cli(&["user", "exists", "alice@localhost"]).await;
     assert_eq!(exists.status.code(), Some(1));
