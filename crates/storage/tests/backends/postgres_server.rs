@@ -79,7 +79,7 @@ impl Server {
         Self::start_in(std::env::temp_dir(), durability)
     }
 
-    /// A server below `parent`, which need not be writable for others when this runs as root.
+    /// A server below `parent`, or elsewhere if an unprivileged user cannot write there.
     pub(crate) fn start_in(parent: impl AsRef<Path>, durability: Durability) -> Self {
         let bin = programs();
         let port = free_port();
@@ -106,9 +106,8 @@ impl Server {
         let mut said = String::new();
         let directory = loop {
             let mut line = String::new();
-            if stdout.read_line(&mut line).expect("text") == 0 {
-                panic!("PostgreSQL did not start:\n{said}");
-            }
+            let read = stdout.read_line(&mut line).expect("text");
+            assert!(read > 0, "PostgreSQL did not start:\n{said}");
             if let Some(directory) = line.strip_prefix("ready ") {
                 break directory.trim_end().to_owned();
             }
@@ -212,18 +211,24 @@ fn as_unprivileged_user() -> Command {
     command
 }
 
-/// A directory in which that user may write.
+/// A directory in which that user may write: `parent` is often one that only root can enter.
 fn parent_for_server(parent: &Path) -> PathBuf {
-    if parent == std::env::temp_dir() || !is_root() {
-        return parent.to_owned();
-    }
-    // Often below a home directory that only root can enter.
-    let open = PathBuf::from("/var/tmp");
-    if open.is_dir() {
-        open
-    } else {
-        std::env::temp_dir()
-    }
+    let candidates = [
+        parent.to_owned(),
+        PathBuf::from("/var/tmp"),
+        std::env::temp_dir(),
+    ];
+    let may_write = |path: &PathBuf| {
+        let mut test = as_unprivileged_user();
+        test.args(["test", "-w"])
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    candidates
+        .into_iter()
+        .find(may_write)
+        .expect("a directory to write to")
 }
 
 fn is_root() -> bool {
