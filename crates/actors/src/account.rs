@@ -42,7 +42,19 @@ impl Account {
 
     /// The resource of this name, if it is bound on this node.
     pub fn resource(&self, name: &str) -> Option<Rc<Resource>> {
-        self.resources.borrow().iter().find(|r| r.jid.resource() == name).cloned()
+        self.resources
+            .borrow()
+            .iter()
+            .find(|r| r.jid.resource() == name)
+            .cloned()
+    }
+
+    /// Whether the resource is still one of the account's.
+    pub fn holds(&self, resource: &Rc<Resource>) -> bool {
+        self.resources
+            .borrow()
+            .iter()
+            .any(|other| Rc::ptr_eq(other, resource))
     }
 
     /// All resources; a copy, so that the list may change while one walks it.

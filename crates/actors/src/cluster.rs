@@ -28,7 +28,7 @@ use crate::shard::{Parcel, Run, Shard, Work};
 use crate::user_session::End;
 
 /// How long a cached row is believed without a hint that it changed.
-const CACHE_TIME: Duration = Duration::from_secs(60);
+const CACHE_TIME: Duration = Duration::from_mins(1);
 
 /// What the process shares of its cluster.
 pub struct Cluster {
@@ -41,7 +41,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(directory: Arc<dyn Directory>, bus: Arc<dyn Bus>) -> Self {
-        Self { directory, bus, fenced: AtomicBool::new(false) }
+        Self {
+            directory,
+            bus,
+            fenced: AtomicBool::new(false),
+        }
     }
 
     /// This node's incarnation.
@@ -54,8 +58,8 @@ impl Cluster {
     }
 
     /// Queues a frame for a node; gives it back if that node's queue is full.
-    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Frame> {
-        self.bus.send(to, frame).map_err(|busy| busy.0)
+    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
+        self.bus.send(to, frame).map_err(|busy| Box::new(busy.0))
     }
 
     /// Sends a frame to all other nodes that have sessions of an account.
@@ -71,13 +75,22 @@ impl Cluster {
     pub(crate) fn tell_all(&self, frame: &Frame) {
         let own = self.epoch();
         let nodes = self.directory.nodes();
-        self.tell(nodes.iter().map(|node| node.epoch).filter(|epoch| *epoch != own), &frame);
+        self.tell(
+            nodes
+                .iter()
+                .map(|node| node.epoch)
+                .filter(|epoch| *epoch != own),
+            frame,
+        );
     }
 
     /// Tells the node that had a resource before that a newer session took it.
     pub(crate) fn evict(&self, old: &SessionRow) {
         if old.epoch != self.epoch() {
-            let frame = Frame::Evict { session: old.jid.clone(), sequence: old.sequence };
+            let frame = Frame::Evict {
+                session: old.jid.clone(),
+                sequence: old.sequence,
+            };
             self.tell([old.epoch], &frame);
         }
     }
@@ -156,7 +169,9 @@ impl Cache {
 
     /// Whether the account's sessions elsewhere are known.
     pub(crate) fn knows(&self, account: &str) -> bool {
-        self.entries.get(account).is_some_and(|entry| entry.until > Instant::now())
+        self.entries
+            .get(account)
+            .is_some_and(|entry| entry.until > Instant::now())
     }
 
     /// The account's sessions on other nodes, as far as they are known.
@@ -182,10 +197,21 @@ impl Cache {
         own: Epoch,
     ) {
         for (account, rows) in accounts.iter().zip(rows) {
-            let rows = rows.into_iter().filter(|row| row.epoch != own).map(remote).collect();
+            let rows = rows
+                .into_iter()
+                .filter(|row| row.epoch != own)
+                .map(remote)
+                .collect();
             let stale = self.forgotten_all > asked
-                || self.forgotten.get(account).is_some_and(|forgotten| *forgotten > asked);
-            let time = if stale { Duration::from_millis(20) } else { CACHE_TIME };
+                || self
+                    .forgotten
+                    .get(account)
+                    .is_some_and(|forgotten| *forgotten > asked);
+            let time = if stale {
+                Duration::from_millis(20)
+            } else {
+                CACHE_TIME
+            };
             self.insert(account, rows, time);
         }
         self.forgotten.retain(|_, forgotten| *forgotten > asked);
@@ -195,19 +221,33 @@ impl Cache {
     /// moment.
     pub(crate) fn assume_last_known(&mut self, accounts: &[BareJid]) {
         for account in accounts {
-            let rows = self.entries.remove(account).map(|entry| entry.rows).unwrap_or_default();
+            let rows = self
+                .entries
+                .remove(account)
+                .map(|entry| entry.rows)
+                .unwrap_or_default();
             self.insert(account, rows, Duration::from_secs(1));
         }
     }
 
     fn insert(&mut self, account: &BareJid, rows: Vec<Remote>, time: Duration) {
         self.stamp += 1;
-        let entry = Entry { rows, until: Instant::now() + time, stamp: self.stamp };
+        let entry = Entry {
+            rows,
+            until: Instant::now() + time,
+            stamp: self.stamp,
+        };
         self.entries.insert(account.clone(), entry);
         self.order.push_back((account.clone(), self.stamp));
         while self.entries.len() > self.capacity || self.order.len() > 2 * self.capacity {
-            let Some((oldest, stamp)) = self.order.pop_front() else { break };
-            if self.entries.get(&oldest).is_some_and(|entry| entry.stamp == stamp) {
+            let Some((oldest, stamp)) = self.order.pop_front() else {
+                break;
+            };
+            if self
+                .entries
+                .get(&oldest)
+                .is_some_and(|entry| entry.stamp == stamp)
+            {
                 self.entries.remove(&oldest);
             }
         }
@@ -236,14 +276,19 @@ impl Cache {
     /// A node died.
     pub(crate) fn forget_node(&mut self, epoch: Epoch) {
         self.stamp += 1;
-        self.entries.retain(|_, entry| entry.rows.iter().all(|row| row.epoch != epoch));
+        self.entries
+            .retain(|_, entry| entry.rows.iter().all(|row| row.epoch != epoch));
         self.forgotten_all = self.stamp;
     }
 }
 
 fn remote(row: SessionRow) -> Remote {
     // What this cluster's own nodes wrote reads back; if not, the resource just shows no presence.
-    let presence = row.presence.as_deref().and_then(|xml| Stanza::from_xml(xml).ok()).map(Arc::new);
+    let presence = row
+        .presence
+        .as_deref()
+        .and_then(|xml| Stanza::from_xml(xml).ok())
+        .map(Arc::new);
     Remote {
         jid: row.jid,
         epoch: row.epoch,
@@ -294,12 +339,17 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
                 }
             }
         }
-        Event::FlushCache => run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await,
+        Event::FlushCache => {
+            run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
+        }
         Event::NodeLost { node: lost } => {
             tracing::warn!(node = %lost.name, epoch = %lost.epoch, "a node is gone");
-            run_everywhere(node, move |shard| shard.cache.borrow_mut().forget_node(lost.epoch)).await;
+            run_everywhere(node, move |shard| {
+                shard.cache.borrow_mut().forget_node(lost.epoch);
+            })
+            .await;
         }
-        Event::Claimed { node: lost } => claim_inbox(node, cluster, lost),
+        Event::Claimed { node: lost } => claim_inbox(node, cluster, lost.epoch),
         Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
         Event::DataLost => {
             tracing::warn!("the directory lost its data; sessions are published again");
@@ -321,11 +371,11 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
 }
 
 /// Routes again what was on its way to a node that died.
-fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo) {
+fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
     let bus = Arc::clone(&cluster.bus);
     let node = Arc::clone(node);
     actix_rt::spawn(async move {
-        match bus.claim(lost.epoch).await {
+        match bus.claim(lost).await {
             Ok(frames) => route_again(&node, frames).await,
             Err(error) => tracing::warn!(%error, "what was sent to a dead node is out of reach"),
         }
@@ -351,14 +401,24 @@ fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<
 /// Frames that their node never handled: look for the recipients again.
 async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
     for frame in frames {
-        if let Frame::Deliver { mut stanza, to, responsible: true, hops } = frame {
+        if let Frame::Deliver {
+            mut stanza,
+            to,
+            responsible: true,
+            hops,
+        } = frame
+        {
             let Some(first) = to.first() else { continue };
             if stanza.to.is_none() {
                 stanza.to = Some(Jid::from(first.clone()));
             }
             run(node, node.shard_of(first.bare_str()), move |shard| {
                 let accepted = std::time::Instant::now();
-                shard.again(Parcel { stanza: Arc::new(stanza), hops: hops + 1, accepted });
+                shard.again(Parcel {
+                    stanza: Arc::new(stanza),
+                    hops: hops + 1,
+                    accepted,
+                });
             })
             .await;
         }
@@ -382,10 +442,18 @@ async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
 
 async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
     match frame {
-        Frame::Deliver { stanza, to, responsible, hops } => {
+        Frame::Deliver {
+            stanza,
+            to,
+            responsible,
+            hops,
+        } => {
             let Some(first) = to.first() else { return };
             let index = node.shard_of(first.bare_str());
-            run(node, index, move |shard| shard.deliver_from_bus(stanza, &to, responsible, hops)).await;
+            run(node, index, move |shard| {
+                shard.deliver_from_bus(stanza, &to, responsible, hops);
+            })
+            .await;
         }
         Frame::Broadcast { stanza, to } => {
             let stanza = Arc::new(stanza);
@@ -397,22 +465,43 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
                 if !to.is_empty() {
                     let stanza = Arc::clone(&stanza);
                     let accepted = std::time::Instant::now();
-                    let work = Work::Broadcast { stanza, to, accepted, from_bus: true };
+                    let work = Work::Broadcast {
+                        stanza,
+                        to,
+                        accepted,
+                        from_bus: true,
+                    };
                     run(node, index, move |shard| shard.accept(work)).await;
                 }
             }
         }
-        Frame::RosterChanged { account, item, version } => {
+        Frame::RosterChanged {
+            account,
+            item,
+            version,
+        } => {
             let index = node.shard_of(account.as_str());
             run(node, index, move |shard| {
                 shard.tell_presence_list(&account, RosterChanged { item, version });
             })
             .await;
         }
-        Frame::BlockListChanged { account, added, removed, all_removed } => {
+        Frame::BlockListChanged {
+            account,
+            added,
+            removed,
+            all_removed,
+        } => {
             let index = node.shard_of(account.as_str());
             run(node, index, move |shard| {
-                shard.tell_presence_list(&account, BlockListChanged { added, removed, all_removed });
+                shard.tell_presence_list(
+                    &account,
+                    BlockListChanged {
+                        added,
+                        removed,
+                        all_removed,
+                    },
+                );
             })
             .await;
         }
@@ -447,8 +536,13 @@ impl Shard {
             let stanza = Stanza::presence(PresenceType::Unavailable).with_from(Jid::from(jid));
             let list = shard.presence_list(&entry);
             let limit = shard.node().settings.sessions.actor_timeout;
-            let lost = SessionLost { stanza: Arc::new(stanza) };
-            if !matches!(tokio::time::timeout(limit, list.send(lost)).await, Ok(Ok(()))) {
+            let gone = SessionLost {
+                stanza: Arc::new(stanza),
+            };
+            if !matches!(
+                tokio::time::timeout(limit, list.send(gone)).await,
+                Ok(Ok(()))
+            ) {
                 tracing::error!("the contacts of a lost session were not told");
             }
         });
@@ -461,12 +555,17 @@ impl Shard {
         M: actix::Message<Result = ()> + Send + 'static,
         crate::presence_list::PresenceList: actix::Handler<M>,
     {
-        let Some(entry) = self.accounts.borrow().get(account).cloned() else { return };
+        let Some(entry) = self.accounts.borrow().get(account).cloned() else {
+            return;
+        };
         let shard = Rc::clone(self);
         let job = Box::pin(async move {
             let list = shard.presence_list(&entry);
             let limit = shard.node().settings.sessions.actor_timeout;
-            if !matches!(tokio::time::timeout(limit, list.send(message)).await, Ok(Ok(()))) {
+            if !matches!(
+                tokio::time::timeout(limit, list.send(message)).await,
+                Ok(Ok(()))
+            ) {
                 tracing::error!(account = %entry.jid, "a change was not shown to its sessions");
             }
         });
@@ -475,7 +574,9 @@ impl Shard {
 
     /// A newer session took this resource on another node.
     fn evict(&self, session: &FullJid, sequence: u64) {
-        let Some(entry) = self.accounts.borrow().get(session.bare_str()).cloned() else { return };
+        let Some(entry) = self.accounts.borrow().get(session.bare_str()).cloned() else {
+            return;
+        };
         self.cache.borrow_mut().forget(session.bare_str());
         if let Some(resource) = entry.resource(session.resource())
             && resource.sequence.get() <= sequence
@@ -493,7 +594,9 @@ impl Shard {
     fn publish_again(self: &Rc<Self>) {
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
-            let Some(cluster) = &shard.node().cluster else { return };
+            let Some(cluster) = &shard.node().cluster else {
+                return;
+            };
             let rows: Vec<SessionRow> = shard
                 .all_resources()
                 .iter()
@@ -503,7 +606,11 @@ impl Shard {
                     sequence: resource.sequence.get(),
                     priority: resource.priority.get(),
                     available: resource.is_available(),
-                    presence: resource.presence.borrow().as_ref().map(|p| p.to_xml().into()),
+                    presence: resource
+                        .presence
+                        .borrow()
+                        .as_ref()
+                        .map(|p| p.to_xml().into()),
                 })
                 .collect();
             match cluster.directory.republish(rows).await {

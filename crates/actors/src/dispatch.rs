@@ -37,7 +37,12 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
     match &addressee {
         Addressee::Resource(to) if xep0012_last::is_query(&stanza) => {
             let account = Addressee::Account(to.to_bare());
-            return Taken::Waiting(pass_if_visible(Rc::clone(session), stanza, account, accepted));
+            return Taken::Waiting(pass_if_visible(
+                Rc::clone(session),
+                stanza,
+                account,
+                accepted,
+            ));
         }
         Addressee::Resource(_) | Addressee::Remote => return session.route(stanza, accepted),
         Addressee::Nobody => {
@@ -45,9 +50,12 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
             return Taken::Done;
         }
         Addressee::Account(account) => {
-            let blocks = session.account.block_list.borrow().as_ref().map(|list| {
-                list.blocks(&Jid::from(account.clone()))
-            });
+            let blocks = session
+                .account
+                .block_list
+                .borrow()
+                .as_ref()
+                .map(|list| list.blocks(&Jid::from(account.clone())));
             match blocks {
                 Some(false) => {}
                 // XEP-0191 §3.5
@@ -55,7 +63,9 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
                     session.refuse(&stanza, &reply::blocked_by_sender());
                     return Taken::Done;
                 }
-                None => return Taken::Waiting(with_block_list(Rc::clone(session), stanza, accepted)),
+                None => {
+                    return Taken::Waiting(with_block_list(Rc::clone(session), stanza, accepted));
+                }
             }
         }
         Addressee::Server | Addressee::Own => {}
@@ -69,9 +79,9 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
         Request::Ping => Ok(Some(xep0199_ping::pong(&stanza))),
         Request::Session => Ok(Some(stanza.reply_result())),
         Request::Version => Ok(Some(stanza.reply_result_with(xep0092_version::version()))),
-        Request::Time => {
-            Ok(Some(stanza.reply_result_with(xep0202_time::time(SystemTime::now()))))
-        }
+        Request::Time => Ok(Some(
+            stanza.reply_result_with(xep0202_time::time(SystemTime::now())),
+        )),
         Request::DiscoInfo { ref node } if addressee == Addressee::Server => {
             xep0030_disco::server_info(node.as_deref())
                 .map(|info| Some(stanza.reply_result_with(info)))
@@ -135,7 +145,8 @@ fn pass_if_visible(
     accepted: Instant,
 ) -> Job {
     Box::pin(async move {
-        let own = matches!(&account, Addressee::Account(account) if *account == session.account.jid);
+        let own =
+            matches!(&account, Addressee::Account(account) if *account == session.account.jid);
         match sees_presence(&session, &account).await {
             Ok(visible) if visible || own => {
                 if let Taken::Waiting(job) = session.route(stanza, accepted) {
@@ -191,19 +202,25 @@ async fn answer(
         return Err(Condition::ServiceUnavailable.into());
     }
     match request {
-        Request::VcardGet => match addressee {
-            Addressee::Account(account) => {
-                let stored = storage.vcard(account).await.map_err(|e| reply::storage_error(&e))?;
-                Ok(Some(xep0054_vcard::of_other(stored.as_deref())?))
-            }
-            _ => {
-                let stored = storage.vcard(own).await.map_err(|e| reply::storage_error(&e))?;
-                Ok(Some(xep0054_vcard::own(stored.as_deref())?))
-            }
-        },
+        Request::VcardGet => {
+            let other = if let Addressee::Account(account) = addressee {
+                Some(account)
+            } else {
+                None
+            };
+            let stored = storage.vcard(other.unwrap_or(own)).await;
+            let stored = stored.map_err(|e| reply::storage_error(&e))?;
+            Ok(Some(match other {
+                Some(_) => xep0054_vcard::of_other(stored.as_deref())?,
+                None => xep0054_vcard::own(stored.as_deref())?,
+            }))
+        }
         Request::VcardSet => {
             let vcard = xep0054_vcard::replacement(stanza)?;
-            storage.set_vcard(own, &vcard).await.map_err(|e| reply::storage_error(&e))?;
+            storage
+                .set_vcard(own, &vcard)
+                .await
+                .map_err(|e| reply::storage_error(&e))?;
             Ok(None)
         }
         Request::PrivateGet => private_get(session, stanza).await,
@@ -223,22 +240,24 @@ async fn answer(
         }
         Request::DiscoItems { node } => {
             let visible = sees_presence(session, addressee).await?;
-            Ok(Some(xep0030_disco::account_items(node.as_deref(), visible)?))
+            Ok(Some(xep0030_disco::account_items(
+                node.as_deref(),
+                visible,
+            )?))
         }
         Request::Last => last_activity(session, addressee).await,
         _ => Err(Condition::ServiceUnavailable.into()),
     }
 }
 
-async fn private_get(
-    session: &Session,
-    stanza: &Stanza,
-) -> Result<Option<Element>, StanzaError> {
+async fn private_get(session: &Session, stanza: &Stanza) -> Result<Option<Element>, StanzaError> {
     let storage = &session.shard.node().storage;
     let keys = xep0049_private::requested(stanza)?;
     let mut values = Vec::with_capacity(keys.len());
     for key in &keys {
-        let stored = storage.private(&session.account.jid, &key.name, &key.ns).await;
+        let stored = storage
+            .private(&session.account.jid, &key.name, &key.ns)
+            .await;
         values.push(stored.map_err(|e| reply::storage_error(&e))?);
     }
     let pairs = keys.iter().zip(values.iter().map(Option::as_deref));
@@ -248,13 +267,18 @@ async fn private_get(
 /// Whether an account blocks the user who asks.
 async fn blocked_by(session: &Session, account: &BareJid) -> Result<bool, StanzaError> {
     let storage = &session.shard.node().storage;
-    let blocked = storage.blocked(account).await.map_err(|e| reply::storage_error(&e))?;
+    let blocked = storage
+        .blocked(account)
+        .await
+        .map_err(|e| reply::storage_error(&e))?;
     Ok(rookery_features::xep0191_blocking::BlockList::new(blocked).blocks(&session.jid))
 }
 
 /// Whether the user who asks is subscribed to the presence of the account (or is its owner).
 async fn sees_presence(session: &Session, addressee: &Addressee) -> Result<bool, StanzaError> {
-    let Addressee::Account(account) = addressee else { return Ok(true) };
+    let Addressee::Account(account) = addressee else {
+        return Ok(true);
+    };
     let storage = &session.shard.node().storage;
     let item = storage
         .roster_item(account, &session.account.jid)
@@ -274,7 +298,10 @@ async fn last_activity(
         _ => &session.account.jid,
     };
     let online = *account == session.account.jid || session.shard.node().is_online(account).await?;
-    let last = storage.last(account).await.map_err(|e| reply::storage_error(&e))?;
+    let last = storage
+        .last(account)
+        .await
+        .map_err(|e| reply::storage_error(&e))?;
     let activity = match &last {
         _ if online => xep0012_last::Activity::Online,
         Some((at, status)) => xep0012_last::Activity::Offline {
@@ -307,7 +334,10 @@ async fn register(session: &Rc<Session>, stanza: &Stanza) -> Option<StreamError>
             node::end_sessions(node, &session.account.jid);
             if let Some(cluster) = &node.cluster {
                 let account = session.account.jid.clone();
-                cluster.tell_all(&Frame::AccountChanged { account, removed: true });
+                cluster.tell_all(&Frame::AccountChanged {
+                    account,
+                    removed: true,
+                });
             }
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
@@ -334,7 +364,9 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
         channel_is_safe: true,
     };
     match xep0077_register::logged_in(stanza, account, policy)? {
-        xep0077_register::LoggedIn::State => Ok(Done::Answer(xep0077_register::registered(account))),
+        xep0077_register::LoggedIn::State => {
+            Ok(Done::Answer(xep0077_register::registered(account)))
+        }
         xep0077_register::LoggedIn::ChangePassword(password) => {
             let password = password::Password::new(password.as_str());
             let credentials = node.derive_credentials(password).await?;
@@ -347,7 +379,10 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
         }
         xep0077_register::LoggedIn::Remove => {
             session.shard.cancel_subscriptions(&session.account).await?;
-            node.storage.delete(account).await.map_err(|e| reply::storage_error(&e))?;
+            node.storage
+                .delete(account)
+                .await
+                .map_err(|e| reply::storage_error(&e))?;
             Ok(Done::Removed)
         }
     }

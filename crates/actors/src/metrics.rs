@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
-    register_histogram, register_histogram_vec, register_int_counter_vec,
-    register_int_gauge, register_int_gauge_vec,
+    register_histogram, register_histogram_vec, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
 };
 
 use rookery_proto::stanza::Kind;
@@ -28,7 +28,10 @@ pub(crate) static STREAMS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 
 /// Open transport streams of all kinds.
 pub(crate) fn open_streams() -> i64 {
-    ["tcp", "tls", "websocket"].iter().map(|t| STREAMS.with_label_values(&[t]).get()).sum()
+    ["tcp", "tls", "websocket"]
+        .iter()
+        .map(|t| STREAMS.with_label_values(&[t]).get())
+        .sum()
 }
 
 /// Transport streams that were let in.
@@ -80,8 +83,12 @@ pub(crate) static BYTES_OUT: LazyLock<IntCounter> =
 
 /// TLS handshakes by outcome: `ok`, `failed`.
 pub(crate) static TLS_HANDSHAKES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("rookery_tls_handshakes_total", "TLS handshakes.", &["outcome"])
-        .expect("registered once")
+    register_int_counter_vec!(
+        "rookery_tls_handshakes_total",
+        "TLS handshakes.",
+        &["outcome"]
+    )
+    .expect("registered once")
 });
 
 /// Duration of complete TLS handshakes, network included.
@@ -96,8 +103,12 @@ pub(crate) static TLS_HANDSHAKE_SECONDS: LazyLock<Histogram> = LazyLock::new(|| 
 
 /// Login attempts by mechanism and outcome (`ok` or the SASL failure condition).
 pub(crate) static LOGINS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("rookery_logins_total", "Login attempts.", &["mechanism", "outcome"])
-        .expect("registered once")
+    register_int_counter_vec!(
+        "rookery_logins_total",
+        "Login attempts.",
+        &["mechanism", "outcome"]
+    )
+    .expect("registered once")
 });
 
 /// Duration of successful logins by mechanism, network included.
@@ -136,9 +147,13 @@ fn init_streams() {
         TLS_HANDSHAKES.with_label_values(&[outcome]);
     }
     LazyLock::force(&TLS_HANDSHAKE_SECONDS);
-    for mechanism in
-        ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"]
-    {
+    for mechanism in [
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-1-PLUS",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-1",
+        "PLAIN",
+    ] {
         for outcome in ["ok", "not-authorized"] {
             LOGINS.with_label_values(&[mechanism, outcome]);
         }

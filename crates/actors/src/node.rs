@@ -52,15 +52,19 @@ impl NodeShared {
     pub(crate) fn shard_of(&self, account: &str) -> usize {
         // FNV-1a: the choice must be the same on all threads, and quick; nothing depends on it being
         // hard to predict.
-        let hash = account.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = account
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         let shards = self.shards().len() as u64;
         usize::try_from((hash >> 16) % shards).expect("less than the number of shards")
     }
 
     pub(crate) fn shards(&self) -> &[Addr<ShardActor>] {
-        self.shards.get().expect("set before the first connection is accepted")
+        self.shards
+            .get()
+            .expect("set before the first connection is accepted")
     }
 
     pub(crate) fn shard(&self, index: usize) -> &Addr<ShardActor> {
@@ -72,7 +76,9 @@ impl NodeShared {
     /// # Panics
     /// If the operating system has none, which no Linux does after boot.
     pub fn random(&self, bytes: &mut [u8]) {
-        self.random.fill(bytes).expect("the operating system's random source works");
+        self.random
+            .fill(bytes)
+            .expect("the operating system's random source works");
     }
 
     /// Makes the keys of a new password, away from the arbiter: that is slow on purpose.
@@ -84,7 +90,9 @@ impl NodeShared {
         password: Password,
     ) -> Result<Credentials, StanzaError> {
         let mut salts = [[0; SALT_LEN]; 2];
-        salts.iter_mut().for_each(|salt| self.random(salt));
+        for salt in &mut salts {
+            self.random(salt);
+        }
         let iterations = self.settings.auth.scram_iterations;
         let permit = self.admission.password_checks().acquire_owned().await;
         let derived = tokio::task::spawn_blocking(move || {
@@ -126,8 +134,13 @@ impl NodeShared {
         if here.await.unwrap_or(false) {
             return Ok(true);
         }
-        let Some(cluster) = &self.cluster else { return Ok(false) };
-        let rows = cluster.directory.lookup(std::slice::from_ref(account)).await;
+        let Some(cluster) = &self.cluster else {
+            return Ok(false);
+        };
+        let rows = cluster
+            .directory
+            .lookup(std::slice::from_ref(account))
+            .await;
         let rows = rows.map_err(|e| reply::directory_error(&e))?;
         Ok(rows.iter().flatten().any(|row| row.available))
     }
@@ -186,13 +199,13 @@ impl Node {
         let mut shards = Vec::with_capacity(workers);
         for index in 0..workers {
             let arbiter = Arbiter::new();
-            let (started, shard) = oneshot::channel();
+            let (running, address) = oneshot::channel();
             let node = Arc::clone(&shared);
             arbiter.spawn_fn(move || {
                 // Fails only if the start was given up.
-                let _ = started.send(ShardActor::start_here(index, node, workers));
+                let _ = running.send(ShardActor::start_here(index, node, workers));
             });
-            shards.push(shard.await.map_err(|_| StartError::Arbiter)?);
+            shards.push(address.await.map_err(|_| StartError::Arbiter)?);
             arbiters.push(arbiter);
         }
         if shared.shards.set(shards).is_err() {
@@ -201,7 +214,12 @@ impl Node {
         if shared.cluster.is_some() {
             cluster::start(&shared);
         }
-        Ok(Self { shared, arbiters, next: AtomicUsize::new(0), stopping: AtomicBool::new(false) })
+        Ok(Self {
+            shared,
+            arbiters,
+            next: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+        })
     }
 
     /// Takes a new transport stream. It is closed at once if the node stops or cannot keep up.
@@ -212,7 +230,9 @@ impl Node {
         let shards = self.shared.shards();
         let index = self.next.fetch_add(1, Ordering::Relaxed) % shards.len();
         if shards[index].try_send(Accept(accepted)).is_err() {
-            metrics::MAILBOX_OVERFLOWS.with_label_values(&["accept"]).inc();
+            metrics::MAILBOX_OVERFLOWS
+                .with_label_values(&["accept"])
+                .inc();
         }
     }
 
@@ -259,7 +279,9 @@ impl Node {
             let _ = shard.send(job).await;
         }
         let deadline = Instant::now() + timeout;
-        while (metrics::SESSIONS.get() > 0 || metrics::open_streams() > 0) && Instant::now() < deadline {
+        while (metrics::SESSIONS.get() > 0 || metrics::open_streams() > 0)
+            && Instant::now() < deadline
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if let Some(cluster) = &self.shared.cluster {

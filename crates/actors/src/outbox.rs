@@ -32,7 +32,12 @@ pub struct Outgoing {
 impl Outgoing {
     /// A stanza that is made or routed now and written as it is.
     pub fn new(stanza: Arc<Stanza>) -> Self {
-        Self { stanza, to: None, accepted: Instant::now(), entry: None }
+        Self {
+            stanza,
+            to: None,
+            accepted: Instant::now(),
+            entry: None,
+        }
     }
 }
 
@@ -104,9 +109,10 @@ impl Outbox {
     }
 
     /// The connection has handed this stanza to the socket completely.
-    pub fn written(&self, outgoing: Outgoing) {
-        self.bytes.set(self.bytes.get().saturating_sub(outgoing.stanza.size()));
-        metrics::delivered(&outgoing);
+    pub fn written(&self, outgoing: &Outgoing) {
+        self.bytes
+            .set(self.bytes.get().saturating_sub(outgoing.stanza.size()));
+        metrics::delivered(outgoing);
         if let Some(entry) = outgoing.entry {
             self.entries_written.set(entry);
             if let Some(waker) = self.entry_waiter.borrow_mut().take() {

@@ -25,6 +25,7 @@ use rookery_proto::error::StanzaError;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::roster::RosterItem;
 use rookery_proto::stanza::{PresenceType, Stanza};
+use rookery_proto::xml::Element;
 
 pub(crate) use self::block_list::{BlockListChanged, BlockListRequest};
 pub(crate) use self::roster::{
@@ -62,7 +63,13 @@ struct Contacts {
 impl PresenceList {
     pub(crate) fn new(shard: &Rc<Shard>, account: &Rc<Account>) -> Self {
         let (shard, account) = (Rc::clone(shard), Rc::clone(account));
-        Self { list: Rc::new(List { shard, account, roster: RefCell::default() }) }
+        Self {
+            list: Rc::new(List {
+                shard,
+                account,
+                roster: RefCell::default(),
+            }),
+        }
     }
 
     /// Runs a request; the next one is handled when this one is done.
@@ -181,10 +188,19 @@ impl List {
             return Ok(());
         }
         let storage = &self.node().storage;
-        let roster =
-            storage.roster(&self.account.jid).await.map_err(|e| reply::storage_error(&e))?;
-        let items = roster.items.into_iter().map(|item| (item.jid.clone(), item)).collect();
-        *self.roster.borrow_mut() = Some(Contacts { version: roster.version, items });
+        let roster = storage
+            .roster(&self.account.jid)
+            .await
+            .map_err(|e| reply::storage_error(&e))?;
+        let items = roster
+            .items
+            .into_iter()
+            .map(|item| (item.jid.clone(), item))
+            .collect();
+        *self.roster.borrow_mut() = Some(Contacts {
+            version: roster.version,
+            items,
+        });
         self.shard
             .load_block_list(&self.account)
             .await
@@ -193,15 +209,21 @@ impl List {
 
     fn blocks(&self, contact: &BareJid) -> bool {
         let list = self.account.block_list.borrow();
-        list.as_ref().is_some_and(|list| list.blocks(&Jid::from(contact.clone())))
+        list.as_ref()
+            .is_some_and(|list| list.blocks(&Jid::from(contact.clone())))
     }
 
     /// Contacts for which `wanted` holds and whom the account does not block.
     fn contacts(&self, wanted: impl Fn(&RosterItem) -> bool) -> Vec<BareJid> {
         let roster = self.roster.borrow();
-        let Some(roster) = roster.as_ref() else { return Vec::new() };
+        let Some(roster) = roster.as_ref() else {
+            return Vec::new();
+        };
         let items = roster.items.values().filter(|item| wanted(item));
-        items.map(|item| item.jid.clone()).filter(|jid| !self.blocks(jid)).collect()
+        items
+            .map(|item| item.jid.clone())
+            .filter(|jid| !self.blocks(jid))
+            .collect()
     }
 
     async fn user_presence(&self, request: &UserPresence) -> Result<(), StanzaError> {
@@ -220,7 +242,7 @@ impl List {
         }
         self.tell_contacts(&request.stanza, request.accepted).await;
         if initial {
-            self.tell_resource(&resource).await;
+            self.tell_resource(&resource);
         }
         if priority >= 0 && !had_messages {
             offline_messages::deliver(&self.shard, &self.account, &resource);
@@ -231,7 +253,7 @@ impl List {
 
     /// What a resource gets when it becomes available: its contacts' presence (§4.3), that of the
     /// account's other resources, and the subscription requests that wait for an answer (§3.1.3).
-    async fn tell_resource(&self, resource: &Rc<Resource>) {
+    fn tell_resource(&self, resource: &Rc<Resource>) {
         let mut contacts = self.contacts(|item| item.subscription.sees_contact());
         contacts.push(self.account.jid.clone());
         self.shard.probe(&resource.jid, contacts);
@@ -240,7 +262,9 @@ impl List {
             let items = roster.iter().flat_map(|roster| roster.items.values());
             let pending = items.filter_map(|item| item.pending_in.as_deref());
             // What was stored was parsed before.
-            pending.filter_map(|xml| Stanza::from_xml(xml).ok()).collect()
+            pending
+                .filter_map(|xml| Stanza::from_xml(xml).ok())
+                .collect()
         };
         for request in requests {
             self.shard.push(resource, Outgoing::new(Arc::new(request)));
@@ -281,7 +305,11 @@ impl List {
             }
             let mut stanza = Stanza::clone(&request.stanza);
             stanza.to = Some(to);
-            let parcel = Parcel { stanza: Arc::new(stanza), hops: 0, accepted };
+            let parcel = Parcel {
+                stanza: Arc::new(stanza),
+                hops: 0,
+                accepted,
+            };
             self.shard.accept(Work::Route(parcel));
         }
         self.shard.flush();
@@ -289,13 +317,26 @@ impl List {
 
     /// XEP-0012 §4: when the account was last here, and what its client said then.
     async fn note_last_activity(&self, stanza: &Stanza) {
-        if self.account.resources.borrow().iter().any(|resource| resource.is_available()) {
+        if self
+            .account
+            .resources
+            .borrow()
+            .iter()
+            .any(|resource| resource.is_available())
+        {
             return;
         }
-        let status = stanza.child("status", rookery_proto::ns::CLIENT).map(|s| s.text());
+        let status = stanza
+            .child("status", rookery_proto::ns::CLIENT)
+            .map(Element::text);
         let now = std::time::SystemTime::now();
         let status = status.unwrap_or_default();
-        if let Err(error) = self.node().storage.set_last(&self.account.jid, now, &status).await {
+        if let Err(error) = self
+            .node()
+            .storage
+            .set_last(&self.account.jid, now, &status)
+            .await
+        {
             tracing::warn!(%error, "the last activity of an account was not noted");
         }
     }
@@ -322,7 +363,9 @@ impl List {
         let own = from.bare_str() == self.account.jid.as_str();
         let allowed = own || {
             let roster = self.roster.borrow();
-            let item = roster.as_ref().and_then(|roster| roster.items.get(from.bare_str()));
+            let item = roster
+                .as_ref()
+                .and_then(|roster| roster.items.get(from.bare_str()));
             item.is_some_and(|item| item.subscription.seen_by_contact())
         };
         if !allowed {
@@ -332,9 +375,19 @@ impl List {
                 .with_to(Jid::from(from.to_bare()));
             return self.shard.accept(Work::Route(Parcel::new(answer)));
         }
-        let available =
-            self.account.resources.borrow().iter().any(|resource| resource.is_available())
-                || self.shard.cache.borrow().get(self.account.jid.as_str()).iter().any(|r| r.available);
+        let available = self
+            .account
+            .resources
+            .borrow()
+            .iter()
+            .any(|resource| resource.is_available())
+            || self
+                .shard
+                .cache
+                .borrow()
+                .get(self.account.jid.as_str())
+                .iter()
+                .any(|r| r.available);
         if !available {
             let answer = Stanza::presence(PresenceType::Unavailable)
                 .with_from(Jid::from(self.account.jid.clone()))
@@ -353,11 +406,18 @@ impl List {
         self.learn_own_rows().await;
         let to = Jid::from(contact.clone());
         let here = self.account.all();
-        let here = here.iter().filter_map(|resource| resource.presence.borrow().clone());
+        let here = here
+            .iter()
+            .filter_map(|resource| resource.presence.borrow().clone());
         let mut all: Vec<Arc<Stanza>> = here.collect();
         let account = self.account.jid.as_str();
         let cache = self.shard.cache.borrow();
-        all.extend(cache.get(account).iter().filter_map(|remote| remote.presence.clone()));
+        all.extend(
+            cache
+                .get(account)
+                .iter()
+                .filter_map(|remote| remote.presence.clone()),
+        );
         drop(cache);
         for presence in all {
             let mut stanza = Stanza::clone(&presence);
@@ -371,10 +431,16 @@ impl List {
     async fn send_unavailable_to(&self, contact: &Jid) {
         self.learn_own_rows().await;
         let here = self.account.all();
-        let here = here.iter().filter(|r| r.is_available()).map(|r| r.jid.clone());
+        let here = here
+            .iter()
+            .filter(|r| r.is_available())
+            .map(|r| r.jid.clone());
         let mut all: Vec<FullJid> = here.collect();
         let cache = self.shard.cache.borrow();
-        let elsewhere = cache.get(self.account.jid.as_str()).iter().filter(|r| r.available);
+        let elsewhere = cache
+            .get(self.account.jid.as_str())
+            .iter()
+            .filter(|r| r.available);
         all.extend(elsewhere.map(|remote| remote.jid.clone()));
         drop(cache);
         for jid in all {
@@ -387,19 +453,33 @@ impl List {
 
     /// Makes sure that the cache knows the account's resources on other nodes.
     async fn learn_own_rows(&self) {
-        if let Err(error) = self.shard.look_up(std::slice::from_ref(&self.account.jid)).await {
+        if let Err(error) = self
+            .shard
+            .look_up(std::slice::from_ref(&self.account.jid))
+            .await
+        {
             tracing::warn!(condition = ?error.condition, "the account's other resources are not known");
         }
     }
 
     /// The other nodes on which the account has sessions.
     async fn other_nodes(&self) -> Vec<Epoch> {
-        let Some(cluster) = &self.node().cluster else { return Vec::new() };
+        let Some(cluster) = &self.node().cluster else {
+            return Vec::new();
+        };
         let own = cluster.epoch();
-        match cluster.directory.lookup(std::slice::from_ref(&self.account.jid)).await {
+        match cluster
+            .directory
+            .lookup(std::slice::from_ref(&self.account.jid))
+            .await
+        {
             Ok(rows) => {
-                let mut nodes: Vec<Epoch> =
-                    rows.iter().flatten().map(|row| row.epoch).filter(|e| *e != own).collect();
+                let mut nodes: Vec<Epoch> = rows
+                    .iter()
+                    .flatten()
+                    .map(|row| row.epoch)
+                    .filter(|e| *e != own)
+                    .collect();
                 nodes.sort_unstable();
                 nodes.dedup();
                 nodes
@@ -407,7 +487,11 @@ impl List {
             Err(error) => {
                 tracing::warn!(%error, "the account's other nodes are not known");
                 let cache = self.shard.cache.borrow();
-                cache.get(self.account.jid.as_str()).iter().map(|row| row.epoch).collect()
+                cache
+                    .get(self.account.jid.as_str())
+                    .iter()
+                    .map(|row| row.epoch)
+                    .collect()
             }
         }
     }

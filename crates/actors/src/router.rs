@@ -19,8 +19,8 @@ use std::time::{Instant, SystemTime};
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
-use rookery_features::xep0191_blocking::BlockList;
 use rookery_features::offline;
+use rookery_features::xep0191_blocking::BlockList;
 use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
@@ -83,7 +83,12 @@ impl Shard {
     pub(crate) fn accept(self: &Rc<Self>, work: Work) {
         match work {
             Work::Route(parcel) => self.route(parcel),
-            Work::Broadcast { stanza, to, accepted, from_bus } => {
+            Work::Broadcast {
+                stanza,
+                to,
+                accepted,
+                from_bus,
+            } => {
                 self.broadcast_here(&stanza, to, accepted, from_bus);
             }
             Work::Probe { prober, contacts } => self.probe_here(&prober, contacts),
@@ -142,7 +147,9 @@ impl Shard {
             return true;
         }
         if !resource.outbox.is_closed() {
-            metrics::MAILBOX_OVERFLOWS.with_label_values(&["outbox"]).inc();
+            metrics::MAILBOX_OVERFLOWS
+                .with_label_values(&["outbox"])
+                .inc();
             tracing::info!(jid = %resource.jid, "client does not read; its session ends");
             self.unbind(resource);
             let error = StreamError::from(StreamCondition::ResourceConstraint);
@@ -196,8 +203,11 @@ impl Shard {
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
             loop {
-                let next =
-                    shard.waiting.borrow_mut().get_mut(&account).and_then(VecDeque::pop_front);
+                let next = shard
+                    .waiting
+                    .borrow_mut()
+                    .get_mut(&account)
+                    .and_then(VecDeque::pop_front);
                 match next {
                     Some(Queued::Job(job)) => job.await,
                     Some(Queued::Work(work)) => {
@@ -229,7 +239,12 @@ impl Shard {
         }
         match work {
             Work::Route(parcel) => self.attempt_stanza(parcel),
-            Work::Broadcast { stanza, to, from_bus, accepted } => {
+            Work::Broadcast {
+                stanza,
+                to,
+                from_bus,
+                accepted,
+            } => {
                 for account in &to {
                     self.show_presence(&stanza, account, accepted, from_bus);
                 }
@@ -257,7 +272,9 @@ impl Shard {
     fn look_up_and_retry(self: &Rc<Self>, work: Work) -> Job {
         let shard = Rc::clone(self);
         Box::pin(async move {
-            let Some(account) = work.bare().map(|account| account.to_bare()) else { return };
+            let Some(account) = work.bare().map(|account| account.to_bare()) else {
+                return;
+            };
             match shard.look_up(std::slice::from_ref(&account)).await {
                 Ok(()) => shard.put_back(account.as_str(), work),
                 Err(error) => shard.give_up(work, &error),
@@ -293,7 +310,9 @@ impl Shard {
             if let Some(entry) = entry
                 && !entry.resources.borrow().is_empty()
             {
-                self.load_block_list(&entry).await.map_err(|e| reply::storage_error(&e))?;
+                self.load_block_list(&entry)
+                    .await
+                    .map_err(|e| reply::storage_error(&e))?;
             }
         }
         Ok(())
@@ -306,7 +325,10 @@ impl Shard {
     ) -> Result<(), rookery_storage::Error> {
         if account.block_list.borrow().is_none() {
             let blocked = self.node().storage.blocked(&account.jid).await?;
-            account.block_list.borrow_mut().get_or_insert_with(|| Rc::new(BlockList::new(blocked)));
+            account
+                .block_list
+                .borrow_mut()
+                .get_or_insert_with(|| Rc::new(BlockList::new(blocked)));
         }
         Ok(())
     }
@@ -328,7 +350,11 @@ impl Shard {
         let here = self.accounts.borrow().get(account).cloned();
         if let (Some(here), Some(from)) = (&here, &stanza.from)
             && from.bare_str() != account
-            && here.block_list.borrow().as_ref().is_some_and(|list| list.blocks(from))
+            && here
+                .block_list
+                .borrow()
+                .as_ref()
+                .is_some_and(|list| list.blocks(from))
         {
             self.refuse_blocked(stanza);
             return None;
@@ -359,8 +385,10 @@ impl Shard {
             .collect();
         match delivery::decide(stanza.kind, to.resource(), &candidates) {
             Decision::Deliver(chosen) => {
-                let chosen: SmallVec<[&Place; 4]> =
-                    chosen.iter().filter_map(|i| places.get(*i).map(|p| &p.0)).collect();
+                let chosen: SmallVec<[&Place; 4]> = chosen
+                    .iter()
+                    .filter_map(|i| places.get(*i).map(|p| &p.0))
+                    .collect();
                 self.hand_to(parcel, &chosen)
             }
             Decision::Store => Some(self.store_job(parcel, to.to_bare())),
@@ -393,7 +421,13 @@ impl Shard {
         }
         if self.node().cluster.is_some() {
             for remote in self.cache.borrow().get(account) {
-                let Remote { jid, epoch, available, priority, .. } = remote;
+                let Remote {
+                    jid,
+                    epoch,
+                    available,
+                    priority,
+                    ..
+                } = remote;
                 places.push((Place::There(*epoch, jid.clone()), *available, *priority));
             }
         }
@@ -443,14 +477,22 @@ impl Shard {
             match self.send_frame(epoch, frame) {
                 Ok(()) => responsible = false,
                 // The rest of the nodes get no copy: rare, and only the responsible one counts.
-                Err(frame) if responsible => return Some(self.resend_job(epoch, frame)),
+                Err(frame) if responsible => return Some(self.resend_job(epoch, *frame)),
                 Err(_) => {}
             }
         }
         if responsible {
             // Every chosen resource turned out to be unable to take it.
-            let Parcel { stanza, hops, accepted } = parcel;
-            self.again(Parcel { stanza, hops: hops + 1, accepted });
+            let Parcel {
+                stanza,
+                hops,
+                accepted,
+            } = parcel;
+            self.again(Parcel {
+                stanza,
+                hops: hops + 1,
+                accepted,
+            });
         }
         None
     }
@@ -463,10 +505,10 @@ impl Shard {
         self.route(parcel);
     }
 
-    fn send_frame(&self, to: Epoch, frame: Frame) -> Result<(), Frame> {
+    fn send_frame(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
         match &self.node().cluster {
             Some(cluster) => cluster.send(to, frame),
-            None => Err(frame),
+            None => Err(Box::new(frame)),
         }
     }
 
@@ -474,11 +516,13 @@ impl Shard {
     fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame) -> Job {
         let shard = Rc::clone(self);
         Box::pin(async move {
-            let Some(cluster) = &shard.node().cluster else { return };
+            let Some(cluster) = &shard.node().cluster else {
+                return;
+            };
             let limit = shard.node().settings.sessions.actor_timeout;
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
             let refused = match ready {
-                Ok(()) => cluster.send(to, frame).err(),
+                Ok(()) => cluster.send(to, frame).err().map(|frame| *frame),
                 Err(_) => Some(frame),
             };
             if let Some(Frame::Deliver { stanza, .. }) = refused {
@@ -517,8 +561,13 @@ impl Shard {
             let entry = shard.account(&account);
             let list = shard.presence_list(&entry);
             let limit = shard.node().settings.sessions.actor_timeout;
-            let probe = Probe { stanza: Arc::clone(&parcel.stanza) };
-            if !matches!(tokio::time::timeout(limit, list.send(probe)).await, Ok(Ok(()))) {
+            let probe = Probe {
+                stanza: Arc::clone(&parcel.stanza),
+            };
+            if !matches!(
+                tokio::time::timeout(limit, list.send(probe)).await,
+                Ok(Ok(()))
+            ) {
                 tracing::error!(%account, "a probe was not answered");
             }
             metrics::outcome(parcel.stanza.kind, Outcome::Delivered);
@@ -542,11 +591,19 @@ impl Shard {
         account: &BareJid,
     ) -> Result<(), StanzaError> {
         let storage = &self.node().storage;
-        let blocked = storage.blocked(account).await.map_err(|e| reply::storage_error(&e))?;
+        let blocked = storage
+            .blocked(account)
+            .await
+            .map_err(|e| reply::storage_error(&e))?;
         let blocked = BlockList::new(blocked);
         let mut parcels = vec![first];
         // A resource that came meanwhile gets what follows directly.
-        if self.accounts.borrow().get(account).is_none_or(|a| a.resources.borrow().is_empty()) {
+        if self
+            .accounts
+            .borrow()
+            .get(account)
+            .is_none_or(|a| a.resources.borrow().is_empty())
+        {
             self.take_storable(account, &mut parcels);
         }
         let now = SystemTime::now();
@@ -554,7 +611,9 @@ impl Shard {
         let mut stored = Vec::with_capacity(parcels.len());
         for parcel in parcels {
             let stanza = &parcel.stanza;
-            let Some(from) = stanza.from.clone() else { continue };
+            let Some(from) = stanza.from.clone() else {
+                continue;
+            };
             if from.bare_str() != account.as_str() && blocked.blocks(&from) {
                 self.refuse_blocked(stanza);
             } else if !offline::is_stored(stanza) {
@@ -597,7 +656,9 @@ impl Shard {
     /// Takes the messages that would be stored next off the account's queue.
     fn take_storable(&self, account: &BareJid, parcels: &mut Vec<Parcel>) {
         let mut waiting = self.waiting.borrow_mut();
-        let Some(queue) = waiting.get_mut(account) else { return };
+        let Some(queue) = waiting.get_mut(account) else {
+            return;
+        };
         while parcels.len() < 250 {
             match queue.front() {
                 Some(Queued::Work(Work::Route(next))) if offline::is_stored(&next.stanza) => {}
@@ -631,7 +692,15 @@ impl Shard {
                 self.broadcast_here(stanza, to, accepted, from_bus);
             } else {
                 let stanza = Arc::clone(stanza);
-                self.pass(index, Work::Broadcast { stanza, to, accepted, from_bus });
+                self.pass(
+                    index,
+                    Work::Broadcast {
+                        stanza,
+                        to,
+                        accepted,
+                        from_bus,
+                    },
+                );
             }
         }
     }
@@ -674,7 +743,11 @@ impl Shard {
     ) {
         for account in &accounts {
             let work = one_broadcast(stanza, account.clone(), accepted, from_bus);
-            self.waiting.borrow_mut().entry(account.clone()).or_default().push_back(Queued::Work(work));
+            self.waiting
+                .borrow_mut()
+                .entry(account.clone())
+                .or_default()
+                .push_back(Queued::Work(work));
         }
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
@@ -704,8 +777,13 @@ impl Shard {
     }
 
     fn show_here(self: &Rc<Self>, stanza: &Arc<Stanza>, account: &BareJid, accepted: Instant) {
-        let Some(here) = self.accounts.borrow().get(account).cloned() else { return };
-        let own = stanza.from.as_ref().is_some_and(|from| from.bare_str() == account.as_str());
+        let Some(here) = self.accounts.borrow().get(account).cloned() else {
+            return;
+        };
+        let own = stanza
+            .from
+            .as_ref()
+            .is_some_and(|from| from.bare_str() == account.as_str());
         if !own
             && let (Some(list), Some(from)) = (&*here.block_list.borrow(), &stanza.from)
             && list.blocks(from)
@@ -713,7 +791,12 @@ impl Shard {
             return;
         }
         let to = Jid::from(account.clone());
-        for resource in here.all() {
+        let mut next = 0;
+        loop {
+            // By index, as a resource whose outbox is full leaves the list.
+            let Some(resource) = here.resources.borrow().get(next).cloned() else {
+                return;
+            };
             if resource.is_available() {
                 let outgoing = Outgoing {
                     stanza: Arc::clone(stanza),
@@ -721,8 +804,11 @@ impl Shard {
                     accepted,
                     entry: None,
                 };
-                self.push(&resource, outgoing);
+                if !self.push(&resource, outgoing) && !here.holds(&resource) {
+                    continue;
+                }
             }
+            next += 1;
         }
     }
 
@@ -750,7 +836,10 @@ impl Shard {
         elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>>,
     ) {
         for (epoch, to) in elsewhere {
-            let frame = Frame::Broadcast { stanza: Stanza::clone(stanza), to };
+            let frame = Frame::Broadcast {
+                stanza: Stanza::clone(stanza),
+                to,
+            };
             if self.send_frame(epoch, frame).is_err() {
                 metrics::outcome(stanza.kind, Outcome::Dropped);
             }
@@ -772,7 +861,13 @@ impl Shard {
             if index == self.index() {
                 self.probe_here(prober, contacts);
             } else {
-                self.pass(index, Work::Probe { prober: prober.clone(), contacts });
+                self.pass(
+                    index,
+                    Work::Probe {
+                        prober: prober.clone(),
+                        contacts,
+                    },
+                );
             }
         }
     }
@@ -780,13 +875,18 @@ impl Shard {
     fn probe_here(self: &Rc<Self>, prober: &FullJid, contacts: Vec<BareJid>) {
         let mut unknown = Vec::new();
         for contact in contacts {
-            let work = || Work::Probe { prober: prober.clone(), contacts: vec![contact.clone()] };
+            let work = || Work::Probe {
+                prober: prober.clone(),
+                contacts: vec![contact.clone()],
+            };
             if let Some(queue) = self.waiting.borrow_mut().get_mut(&contact) {
                 queue.push_back(Queued::Work(work()));
                 continue;
             }
             if self.lacks(contact.as_str()) {
-                self.waiting.borrow_mut().insert(contact.clone(), VecDeque::from([Queued::Work(work())]));
+                self.waiting
+                    .borrow_mut()
+                    .insert(contact.clone(), VecDeque::from([Queued::Work(work())]));
                 unknown.push(contact);
             } else {
                 self.tell_presence(prober, &contact);
@@ -813,7 +913,13 @@ impl Shard {
         let to = Jid::from(prober.clone());
         if let Some(here) = self.accounts.borrow().get(account).cloned() {
             let own = prober.bare_str() == account.as_str();
-            if !own && here.block_list.borrow().as_ref().is_some_and(|list| list.blocks(&to)) {
+            if !own
+                && here
+                    .block_list
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|list| list.blocks(&to))
+            {
                 return;
             }
             for resource in here.all() {
@@ -858,7 +964,11 @@ impl Shard {
         let Some(account) = self.accounts.borrow().get(bare).cloned() else {
             self.cache.borrow_mut().forget(bare);
             if responsible {
-                self.again(Parcel { stanza, hops: hops + 1, accepted });
+                self.again(Parcel {
+                    stanza,
+                    hops: hops + 1,
+                    accepted,
+                });
             }
             return;
         };
@@ -913,16 +1023,24 @@ impl Shard {
         }
         if !taken && responsible {
             self.cache.borrow_mut().forget(account.jid.as_str());
-            self.again(Parcel { stanza, hops: hops + 1, accepted: Instant::now() });
+            self.again(Parcel {
+                stanza,
+                hops: hops + 1,
+                accepted: Instant::now(),
+            });
         }
     }
 
     /// Ends all sessions of an account, e.g. because it was removed.
     pub(crate) fn end_sessions(&self, account: &BareJid, condition: StreamCondition) {
-        let Some(entry) = self.accounts.borrow().get(account).cloned() else { return };
+        let Some(entry) = self.accounts.borrow().get(account).cloned() else {
+            return;
+        };
         entry.block_list.take();
         for resource in entry.all() {
-            let request = resource.session.send(End { error: Some(StreamError::from(condition)) });
+            let request = resource.session.send(End {
+                error: Some(StreamError::from(condition)),
+            });
             actix_rt::spawn(async move {
                 // A session that has stopped needs no end.
                 let _ = request.await;
@@ -932,5 +1050,10 @@ impl Shard {
 }
 
 fn one_broadcast(stanza: &Arc<Stanza>, to: BareJid, accepted: Instant, from_bus: bool) -> Work {
-    Work::Broadcast { stanza: Arc::clone(stanza), to: vec![to], accepted, from_bus }
+    Work::Broadcast {
+        stanza: Arc::clone(stanza),
+        to: vec![to],
+        accepted,
+        from_bus,
+    }
 }

@@ -129,9 +129,12 @@ impl Network {
     /// the IPv4 address it is.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address.to_canonical(), address.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                same_prefix(u128::from(ours.to_bits()), u128::from(theirs.to_bits()), 32, self.prefix)
-            }
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => same_prefix(
+                u128::from(ours.to_bits()),
+                u128::from(theirs.to_bits()),
+                32,
+                self.prefix,
+            ),
             (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
                 same_prefix(ours.to_bits(), theirs.to_bits(), 128, self.prefix)
             }
@@ -160,7 +163,11 @@ impl std::str::FromStr for Network {
             Some(prefix) => prefix.trim().parse().map_err(|_| NetworkError)?,
             None => width,
         };
-        if prefix > width { Err(NetworkError) } else { Ok(Self { address, prefix }) }
+        if prefix > width {
+            Err(NetworkError)
+        } else {
+            Ok(Self { address, prefix })
+        }
     }
 }
 
@@ -171,7 +178,13 @@ pub struct NetworkError;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { domains: vec!["localhost".into()], c2s: C2s::default(), auth: Auth::default(), sessions: Sessions::default(), workers: std::thread::available_parallelism().map_or(1, usize::from) }
+        Self {
+            domains: vec!["localhost".into()],
+            c2s: C2s::default(),
+            auth: Auth::default(),
+            sessions: Sessions::default(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 }
 
@@ -243,7 +256,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_network() {
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1"] {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+        ] {
             assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");
         }
     }

@@ -56,7 +56,11 @@ pub struct Parcel {
 impl Parcel {
     /// A stanza that is routed for the first time.
     pub fn new(stanza: Stanza) -> Self {
-        Self { stanza: Arc::new(stanza), hops: 0, accepted: Instant::now() }
+        Self {
+            stanza: Arc::new(stanza),
+            hops: 0,
+            accepted: Instant::now(),
+        }
     }
 }
 
@@ -176,7 +180,9 @@ impl Shard {
     pub fn hand_over(&self, to: usize, parts: Box<Parts>) {
         // Dropped when that mailbox is full: the client sees its connection end and tries again.
         if self.node.shard(to).try_send(Adopt(parts)).is_err() {
-            metrics::MAILBOX_OVERFLOWS.with_label_values(&["shard"]).inc();
+            metrics::MAILBOX_OVERFLOWS
+                .with_label_values(&["shard"])
+                .inc();
         }
     }
 
@@ -214,9 +220,14 @@ impl Shard {
         loop {
             let account = self.account(&request.account);
             if let Some(old) = account.resource(jid.resource()) {
-                let end = End { error: Some(StreamError::from(StreamCondition::Conflict)) };
+                let end = End {
+                    error: Some(StreamError::from(StreamCondition::Conflict)),
+                };
                 // A session that cannot answer in time has stopped or hangs; it is unbound here.
-                let done = tokio::time::timeout(self.node.settings.sessions.actor_timeout, old.session.send(end));
+                let done = tokio::time::timeout(
+                    self.node.settings.sessions.actor_timeout,
+                    old.session.send(end),
+                );
                 if !matches!(done.await, Ok(Ok(()))) {
                     self.unbind(&old);
                 }
@@ -257,14 +268,21 @@ impl Shard {
             UserSession::new(self, account, resource, request)
         });
         metrics::SESSIONS.inc();
-        Bound { jid: jid.clone(), session, outbox }
+        Bound {
+            jid: jid.clone(),
+            session,
+            outbox,
+        }
     }
 
     /// Takes a resource out of the tables. Harmless if it is not there any more.
     pub(crate) fn unbind(&self, resource: &Rc<Resource>) {
         let bare = resource.jid.bare_str();
         if let Some(account) = self.accounts.borrow().get(bare) {
-            account.resources.borrow_mut().retain(|r| !Rc::ptr_eq(r, resource));
+            account
+                .resources
+                .borrow_mut()
+                .retain(|r| !Rc::ptr_eq(r, resource));
         }
         self.tidy_str(bare);
     }
@@ -286,7 +304,9 @@ impl Shard {
         let mut list = account.presence_list.borrow_mut();
         match list.as_ref() {
             Some(addr) if addr.connected() => addr.clone(),
-            _ => list.insert(PresenceList::new(self, account).start()).clone(),
+            _ => list
+                .insert(PresenceList::new(self, account).start())
+                .clone(),
         }
     }
 
@@ -300,7 +320,10 @@ impl Shard {
             return;
         }
         let mut accounts = self.accounts.borrow_mut();
-        if accounts.get(account).is_some_and(|a| a.resources.borrow().is_empty()) {
+        if accounts
+            .get(account)
+            .is_some_and(|a| a.resources.borrow().is_empty())
+        {
             accounts.remove(account);
         }
     }
@@ -327,7 +350,9 @@ impl Shard {
 
     /// The mailbox of shard `to` is full: this batch waits in its queue, and nothing overtakes it.
     fn send_when_there_is_room(self: &Rc<Self>, to: usize, batch: Batch) {
-        metrics::MAILBOX_OVERFLOWS.with_label_values(&["shard"]).inc();
+        metrics::MAILBOX_OVERFLOWS
+            .with_label_values(&["shard"])
+            .inc();
         self.outgoing[to].sending.set(true);
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
@@ -342,7 +367,11 @@ impl Shard {
 
     /// Waits while other shards are too far behind. Sessions call it before they read on.
     pub(crate) async fn room(&self) {
-        while self.outgoing.iter().any(|o| o.work.borrow().len() > MAX_OUTGOING) {
+        while self
+            .outgoing
+            .iter()
+            .any(|o| o.work.borrow().len() > MAX_OUTGOING)
+        {
             let room = self.room.notified();
             if self.outgoing.iter().any(|o| o.sending.get()) {
                 room.await;
@@ -354,7 +383,9 @@ impl Shard {
 
     /// Whether [`room`](Self::room) would wait.
     pub(crate) fn is_behind(&self) -> bool {
-        self.outgoing.iter().any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
+        self.outgoing
+            .iter()
+            .any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
     }
 
     /// A connection runs on this arbiter from now on.
@@ -370,7 +401,12 @@ impl Shard {
 
     /// Ends the streams of all connections; those with a session are ended through it before.
     pub(crate) fn end_connections(&self, condition: StreamCondition) {
-        for connection in self.connections.borrow().iter().filter_map(WeakAddr::upgrade) {
+        for connection in self
+            .connections
+            .borrow()
+            .iter()
+            .filter_map(WeakAddr::upgrade)
+        {
             // Full: it has been told already.
             let _ = connection.try_send(Close(Some(StreamError::from(condition))));
         }
@@ -378,7 +414,11 @@ impl Shard {
 
     /// All resources of this shard.
     pub(crate) fn all_resources(&self) -> Vec<Rc<Resource>> {
-        self.accounts.borrow().values().flat_map(|a| a.all()).collect()
+        self.accounts
+            .borrow()
+            .values()
+            .flat_map(|a| a.all())
+            .collect()
     }
 }
 
@@ -449,7 +489,10 @@ impl Handler<Batch> for ShardActor {
 /// Something to be done on the shard's arbiter by code that runs elsewhere.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Run(pub(crate) Box<dyn FnOnce(&Rc<Shard>) + Send>);
+pub(crate) struct Run(pub(crate) ShardJob);
+
+/// What [`Run`] runs.
+pub(crate) type ShardJob = Box<dyn FnOnce(&Rc<Shard>) + Send>;
 
 impl Handler<Run> for ShardActor {
     type Result = ();

@@ -98,7 +98,11 @@ impl UserSession {
             jid,
             directed: RefCell::default(),
         };
-        Self { session: Rc::new(session), connection: request.connection.clone(), ended: false }
+        Self {
+            session: Rc::new(session),
+            connection: request.connection.clone(),
+            ended: false,
+        }
     }
 }
 
@@ -248,7 +252,11 @@ impl Session {
     /// RFC 6120 §8.1.2.1. The user's own address with another resource is overwritten: a widely used
     /// web client sends that after a page reload.
     fn stamp(&self, stanza: &mut Stanza) -> bool {
-        if stanza.from.as_ref().is_some_and(|from| from.bare_str() != self.jid.bare_str()) {
+        if stanza
+            .from
+            .as_ref()
+            .is_some_and(|from| from.bare_str() != self.jid.bare_str())
+        {
             return false;
         }
         stanza.from = Some(self.jid.clone());
@@ -282,13 +290,22 @@ impl Session {
         match (kind, &stanza.to) {
             (PresenceType::Available, None) => {
                 let stanza = Arc::new(stanza);
-                self.ask(list.send(UserPresence { resource, stanza, accepted }))
+                self.ask(list.send(UserPresence {
+                    resource,
+                    stanza,
+                    accepted,
+                }))
             }
             (PresenceType::Unavailable, None) => {
                 let directed = self.directed.take().into_recipients();
                 let stanza = Arc::new(stanza);
                 let was_available = self.resource.is_available();
-                self.ask(list.send(Unavailable { resource, stanza, was_available, directed }))
+                self.ask(list.send(Unavailable {
+                    resource,
+                    stanza,
+                    was_available,
+                    directed,
+                }))
             }
             (PresenceType::Available, Some(to)) => {
                 if !self.directed.borrow_mut().sent_available(to) {
@@ -341,7 +358,8 @@ impl Session {
         M: Message + Unpin + Send + 'static,
         M::Result: Send,
     {
-        match tokio::time::timeout(self.shard.node().settings.sessions.actor_timeout, request).await {
+        match tokio::time::timeout(self.shard.node().settings.sessions.actor_timeout, request).await
+        {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
                 tracing::error!(jid = %self.jid, %error, "an actor did not answer");
@@ -376,7 +394,11 @@ impl Session {
             self.refuse(&stanza, &reply::blocked_by_sender());
         } else {
             let stanza = Arc::new(stanza);
-            self.shard.accept(Work::Route(Parcel { stanza, hops: 0, accepted }));
+            self.shard.accept(Work::Route(Parcel {
+                stanza,
+                hops: 0,
+                accepted,
+            }));
         }
         Taken::Done
     }
@@ -392,7 +414,8 @@ impl Session {
     /// Sends the client a stanza of the server's own.
     pub(crate) fn answer(&self, mut stanza: Stanza) {
         stanza.to = Some(self.jid.clone());
-        self.shard.push(&self.resource, Outgoing::new(Arc::new(stanza)));
+        self.shard
+            .push(&self.resource, Outgoing::new(Arc::new(stanza)));
     }
 
     /// Tells those who saw the resource online that it is not any more (RFC 6121 §4.5, §4.6.3).
@@ -447,7 +470,10 @@ impl Session {
 }
 
 /// The requests to a presence list whose answer is what the client is to be told.
-pub(crate) trait PresenceRequest: Message<Result = Vec<Stanza>> + Unpin + Send + 'static {}
+pub(crate) trait PresenceRequest:
+    Message<Result = Vec<Stanza>> + Unpin + Send + 'static
+{
+}
 
 /// The answer to a batch: at once where nothing had to wait.
 pub enum Answer {

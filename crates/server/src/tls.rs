@@ -19,6 +19,9 @@ pub(crate) fn stream_config(
     // XEP-0368 §3: a client that offers ALPN asks for this; one that offers none is let in as well.
     let mut config = base(certificates, b"xmpp-client")?;
     config.key_log = key_log;
+    // XMPP clients hold one long stream and hardly ever resume; making a ticket for each costs the
+    // logins of a reconnect storm.
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

@@ -85,7 +85,7 @@ impl Connection {
             }
             left -= len;
             if let Some((outgoing, _)) = self.in_flight.pop_front() {
-                outbox.written(outgoing);
+                outbox.written(&outgoing);
             }
         }
         // An idle connection keeps no queue.

@@ -68,7 +68,11 @@ impl Handler<BlockListChanged> for PresenceList {
                 // Read again when something is next delivered.
                 tracing::warn!(%error, "the block list was not read again");
             }
-            let BlockListChanged { added, removed, all_removed } = change;
+            let BlockListChanged {
+                added,
+                removed,
+                all_removed,
+            } = change;
             list.push_block_list(&if all_removed {
                 Command::UnblockAll
             } else if added.is_empty() {
@@ -100,13 +104,25 @@ impl List {
             Command::Block(jids) => {
                 let added = storage.block(account, jids).await;
                 let added = added.map_err(|e| reply::storage_error(&e))?;
-                BlockListChanged { added, removed: Vec::new(), all_removed: false }
+                BlockListChanged {
+                    added,
+                    removed: Vec::new(),
+                    all_removed: false,
+                }
             }
             Command::Unblock(_) | Command::UnblockAll => {
-                let jids = if let Command::Unblock(jids) = &command { Some(&jids[..]) } else { None };
+                let jids = if let Command::Unblock(jids) = &command {
+                    Some(&jids[..])
+                } else {
+                    None
+                };
                 let removed = storage.unblock(account, jids).await;
                 let removed = removed.map_err(|e| reply::storage_error(&e))?;
-                BlockListChanged { added: Vec::new(), removed, all_removed: jids.is_none() }
+                BlockListChanged {
+                    added: Vec::new(),
+                    removed,
+                    all_removed: jids.is_none(),
+                }
             }
         };
         let after = Rc::new(before.after(&command));
@@ -114,10 +130,19 @@ impl List {
         *self.account.block_list.borrow_mut() = Some(Rc::clone(&after));
         self.see_again(&before, &after);
         self.push_block_list(&command);
-        let BlockListChanged { added, removed, all_removed } = change;
+        let BlockListChanged {
+            added,
+            removed,
+            all_removed,
+        } = change;
         let account = account.clone();
-        self.tell_other_nodes(Frame::BlockListChanged { account, added, removed, all_removed })
-            .await;
+        self.tell_other_nodes(Frame::BlockListChanged {
+            account,
+            added,
+            removed,
+            all_removed,
+        })
+        .await;
         Ok(request.stanza.reply_result())
     }
 

@@ -24,7 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// so that a second resource does not get them as well. An entry leaves the log when it has been
 /// written to the client's socket.
 pub(super) fn deliver(shard: &Rc<Shard>, account: &Rc<Account>, resource: &Rc<Resource>) {
-    let job = Box::pin(send_all(Rc::clone(shard), Rc::clone(account), Rc::clone(resource)));
+    let job = Box::pin(send_all(
+        Rc::clone(shard),
+        Rc::clone(account),
+        Rc::clone(resource),
+    ));
     shard.in_turn(account.jid.clone(), job);
 }
 
@@ -39,7 +43,9 @@ async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>
                 return;
             }
         };
-        let Some(last) = page.last().map(|entry| entry.id) else { return };
+        let Some(last) = page.last().map(|entry| entry.id) else {
+            return;
+        };
         let full = page.len() == PAGE;
         for entry in page {
             let Ok(mut stanza) = Stanza::from_xml(&entry.stanza) else {
@@ -86,7 +92,12 @@ async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>
 }
 
 async fn mark(shard: &Shard, account: &Account, up_to: EntryId) {
-    if let Err(error) = shard.node().storage.mark_delivered(&account.jid, up_to).await {
+    if let Err(error) = shard
+        .node()
+        .storage
+        .mark_delivered(&account.jid, up_to)
+        .await
+    {
         // They will be sent once more.
         tracing::warn!(account = %account.jid, %error, "delivered messages stayed in the log");
     }

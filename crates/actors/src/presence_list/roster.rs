@@ -162,7 +162,9 @@ impl List {
         if matches!(request.stanza.kind, Kind::Iq(IqType::Get)) {
             self.roster_get(request).await
         } else {
-            self.roster_set(&request.stanza).await.map(|answer| vec![answer])
+            self.roster_set(&request.stanza)
+                .await
+                .map(|answer| vec![answer])
         }
     }
 
@@ -189,8 +191,14 @@ impl List {
             }
         }
         let roster = self.roster.borrow();
-        let Some(roster) = roster.as_ref() else { return Err(reply::internal()) };
-        Ok(vec![get.result(&request.stanza, roster.version, roster.items.values())])
+        let Some(roster) = roster.as_ref() else {
+            return Err(reply::internal());
+        };
+        Ok(vec![get.result(
+            &request.stanza,
+            roster.version,
+            roster.items.values(),
+        )])
     }
 
     /// §2.1.5
@@ -316,7 +324,8 @@ impl List {
             .await?;
         let inbound = decided.take()?;
         if inbound.deliver {
-            self.shard.broadcast(&stamped, [self.account.jid.clone()], Instant::now(), false);
+            self.shard
+                .broadcast(&stamped, [self.account.jid.clone()], Instant::now(), false);
         }
         if inbound.push {
             self.changed(&contact, &commit).await;
@@ -352,7 +361,12 @@ impl List {
         let item = self.apply_commit(contact, commit);
         self.push(&item, commit.version);
         let account = self.account.jid.clone();
-        self.tell_other_nodes(Frame::RosterChanged { account, item, version: commit.version }).await;
+        self.tell_other_nodes(Frame::RosterChanged {
+            account,
+            item,
+            version: commit.version,
+        })
+        .await;
     }
 
     /// The item that a commit left, with the subscription `remove` if it left none.
@@ -367,7 +381,9 @@ impl List {
 
     fn apply(&self, item: &RosterItem, version: u64) {
         let mut roster = self.roster.borrow_mut();
-        let Some(roster) = roster.as_mut() else { return };
+        let Some(roster) = roster.as_mut() else {
+            return;
+        };
         roster.version = roster.version.max(version);
         if item.subscription == Subscription::Remove {
             roster.items.remove(&item.jid);
@@ -419,7 +435,10 @@ impl Shard {
             .collect();
         for item in items {
             // Its sessions end next, which tells those who see them.
-            let farewell = Farewell { unavailable: false, ..subscription::farewell(&item) };
+            let farewell = Farewell {
+                unavailable: false,
+                ..subscription::farewell(&item)
+            };
             list.say_farewell(&item.jid, farewell).await;
         }
         self.flush();
