@@ -87,19 +87,19 @@ async fn settings_come_in_layers() {
     let file = dir.path().join("rookery.toml");
     std::fs::write(
         &file,
-        "[server]\nworkers = 3\n[limits]\nmax_depth = 33\nmax_attributes = 22\n",
+        "[server]\nworkers = 3\n[limits]\nmax_depth = 33\nresources_per_user = 22\n",
     )
     .unwrap();
     let mut command = rookery();
-    command.args(["config", "show", "--set", "limits.max_attributes=44"]);
+    command.args(["config", "show", "--set", "limits.resources_per_user=44"]);
     command.arg("--config").arg(&file).current_dir(dir.path());
     command
         .env("ROOKERY__LIMITS__MAX_DEPTH", "55")
-        .env("ROOKERY__LIMITS__MAX_ATTRIBUTES", "66");
+        .env("ROOKERY__LIMITS__RESOURCES_PER_USER", "66");
     let shown = run(command, "").await;
     assert!(shown.status.success(), "{shown:?}");
     let shown = String::from_utf8(shown.stdout).unwrap();
-    for line in ["workers = 3", "max_depth = 55", "max_attributes = 44"] {
+    for line in ["workers = 3", "max_depth = 55", "resources_per_user = 44"] {
         assert!(
             shown.lines().any(|l| l.trim() == line),
             "{line} is not in:\n{shown}"

@@ -32,8 +32,6 @@ pub struct C2s {
     pub max_stanza_bytes: usize,
     /// How deep elements may be nested inside a stanza.
     pub max_depth: usize,
-    /// How many attributes one element may have.
-    pub max_attributes: usize,
     /// From accepting the connection to a bound resource.
     pub negotiation_timeout: Duration,
     /// How long a peer may accept no bytes while some wait for it.
@@ -194,7 +192,6 @@ impl Default for C2s {
             tls: TlsPolicy::Required,
             max_stanza_bytes: 262_144,
             max_depth: 64,
-            max_attributes: 64,
             negotiation_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_mins(1),

@@ -233,9 +233,7 @@ settings! {
         /// Bytes that may wait for a client that does not read.
         outbox_bytes: Integer<65_536, 1_073_741_824> = Fixed("4194304"),
         /// How deep elements of a stanza may be nested.
-        max_depth: Integer<8, 1024> = Fixed("64"),
-        /// Attributes of one element.
-        max_attributes: Integer<8, 1024> = Fixed("64"),
+        max_depth: Integer<8, 256> = Fixed("64"),
         /// Contacts of one account.
         roster_items: Integer<1, 1_000_000> = Fixed("1000"),
         /// Addresses that one account may block.

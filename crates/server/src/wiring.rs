@@ -150,7 +150,6 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
             tls: c2s.tls,
             max_stanza_bytes: c2s.max_stanza_bytes.get(),
             max_depth: limits.max_depth.get(),
-            max_attributes: limits.max_attributes.get(),
             negotiation_timeout: c2s.negotiation_timeout,
             max_unauthenticated: limits.unauthenticated_connections.get(),
             max_unauthenticated_per_address: limits.connections_per_address.get(),
