@@ -172,6 +172,32 @@ async fn offline_messages_wait_for_their_user_at_any_node() {
     bob.expect_nothing_from(&mut alice).await;
 }
 
+/// Whether the recipient counts as away or as there when a message meets its login on another node, it
+/// gets the message.
+#[tokio::test]
+async fn a_message_that_meets_a_login_on_another_node_is_not_left_behind() {
+    let cluster = TestCluster::start(2).await;
+    let mut alice = cluster.online(0, "alice/desk").await;
+    for round in 0..40 {
+        let number = round.to_string();
+        let mut bob = cluster.bound(1, "bob/phone").await;
+        let login = async {
+            bob.become_available().await;
+            bob.expect(chat_from("alice@localhost/desk", &number)).await;
+            bob.close().await;
+        };
+        let message = async {
+            // At another moment in each round.
+            for _ in 0..round % 8 {
+                tokio::task::yield_now().await;
+            }
+            alice.send(chat_to("bob@localhost", &number)).await;
+        };
+        tokio::join!(login, message);
+    }
+    alice.expect_nothing().await;
+}
+
 /// A node that looked somebody up in vain asks again when that may have changed.
 #[tokio::test]
 async fn a_user_who_was_not_there_is_found_after_login() {
