@@ -368,8 +368,8 @@ async fn channel_binding_data_is_checked() {
 /// RFC 5802 §5.1
 #[tokio::test]
 async fn a_last_message_that_does_not_fit_is_refused() {
-    let server = TestServer::start().await;
     type Tamper = fn(String) -> String;
+    let server = TestServer::start().await;
     let tampers: [Tamper; 6] = [
         |last| last.replacen(",p=", ",p=AAAA", 1),
         |last| last.replacen("r=", "r=x", 1),

@@ -189,7 +189,7 @@ async fn a_set_that_makes_no_sense_is_refused() {
             "not-acceptable",
         ),
         (
-            query().with_child(item("bob@localhost").with_attr("name", &"n".repeat(2000))),
+            query().with_child(item("bob@localhost").with_attr("name", "n".repeat(2000))),
             "not-acceptable",
         ),
     ] {

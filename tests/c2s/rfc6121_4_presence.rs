@@ -316,7 +316,7 @@ async fn presence_reaches_many_friends() {
     }
     for round in 0..3 {
         alice
-            .send(show("away").with_attr("id", &format!("round{round}")))
+            .send(show("away").with_attr("id", format!("round{round}")))
             .await;
         alice.expect(available_from("alice@localhost/desk")).await;
     }

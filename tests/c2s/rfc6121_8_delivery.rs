@@ -254,10 +254,11 @@ async fn a_request_to_a_full_jid_needs_that_resource() {
         .await;
     bob.expect(Pattern::new("iq").kind("get").id("1").has("ping", PING))
         .await;
-    let pong = element("iq")
+    let answer = element("iq")
         .with_attr("type", "result")
         .with_attr("id", "1");
-    bob.send(pong.with_attr("to", "alice@localhost/desk")).await;
+    bob.send(answer.with_attr("to", "alice@localhost/desk"))
+        .await;
     alice
         .expect(result_of("1").from("bob@localhost/phone"))
         .await;

@@ -38,7 +38,7 @@ async fn a_bad_setting_is_named_with_its_value_and_what_is_allowed() {
             "c2s.negotiation_timeout=soon",
             &["c2s.negotiation_timeout", "soon"],
         ),
-        (r#"server.domains=[]"#, &["server.domains"]),
+        ("server.domains=[]", &["server.domains"]),
         (
             r#"server.domains=["not a domain"]"#,
             &["server.domains", "not a domain"],
@@ -217,10 +217,10 @@ async fn the_first_start_makes_a_certificate_that_only_the_owner_reads_and_later
     let file = server.data_dir().join("self-signed.pem");
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
-    let made = std::fs::read(&file).unwrap();
+    let before = std::fs::read(&file).unwrap();
     assert!(server.stop().await.success());
     server.come_back().await;
-    assert_eq!(std::fs::read(&file).unwrap(), made);
+    assert_eq!(std::fs::read(&file).unwrap(), before);
 }
 
 /// What a person reads who starts it for the first time.

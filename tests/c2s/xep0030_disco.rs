@@ -171,12 +171,12 @@ fn verification_string(info: &Element) -> String {
             .position(|(name, _)| name == "FORM_TYPE")
             .expect("a form has a type");
         let (_, kind) = fields.remove(kind);
-        input.push_str(&format!("{}<", kind[0]));
-        for (name, values) in fields {
-            input.push_str(&format!("{name}<"));
-            for value in values {
-                input.push_str(&format!("{value}<"));
-            }
+        let names = fields
+            .into_iter()
+            .flat_map(|(name, values)| [vec![name], values].concat());
+        for part in kind.into_iter().chain(names) {
+            input.push_str(&part);
+            input.push('<');
         }
     }
     rookery_tests::scram::base64(ring::digest::digest(

@@ -16,7 +16,7 @@ async fn blocklist(client: &mut Client) -> Vec<String> {
         .expect("a list");
     let mut jids: Vec<String> = list
         .children()
-        .map(|item| item.attr("jid").unwrap().to_owned())
+        .map(|item| item.attr("jid").expect("an address").to_owned())
         .collect();
     jids.sort();
     jids

@@ -186,8 +186,8 @@ async fn a_redis_that_comes_back_empty_is_filled_again() {
         alice.send(ping.with_attr("id", &id)).await;
         let answered = tokio::select! {
             asked = bob.expect(Pattern::new("iq").kind("get").id(&id)) => {
-                let pong = element("iq").with_attr("type", "result").with_attr("id", &id);
-                bob.send(pong.with_attr("to", asked.attr("from").unwrap())).await;
+                let answer = element("iq").with_attr("type", "result").with_attr("id", &id);
+                bob.send(answer.with_attr("to", asked.attr("from").unwrap())).await;
                 true
             }
             refused = alice.expect(Pattern::new("iq").kind("error").id(&id)) => {

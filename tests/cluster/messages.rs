@@ -111,10 +111,11 @@ async fn requests_and_answers_cross_nodes() {
             .from("alice@localhost/desk"),
     )
     .await;
-    let pong = element("iq")
+    let answer = element("iq")
         .with_attr("type", "result")
         .with_attr("id", "1");
-    bob.send(pong.with_attr("to", "alice@localhost/desk")).await;
+    bob.send(answer.with_attr("to", "alice@localhost/desk"))
+        .await;
     alice
         .expect(result_of("1").from("bob@localhost/phone"))
         .await;

@@ -49,7 +49,7 @@ async fn a_newcomer_sees_the_presence_of_friends_on_all_nodes() {
             .expect(unavailable_from("alice@localhost/desk"))
             .await;
         friend
-            .send(show("xa").with_attr("id", &format!("f{number}")))
+            .send(show("xa").with_attr("id", format!("f{number}")))
             .await;
         friend
             .expect(available_from(&format!("friend{number}@localhost/x")))
@@ -82,7 +82,7 @@ async fn presence_fans_out_to_friends_on_all_nodes() {
     }
     for round in 0..5 {
         alice
-            .send(show("chat").with_attr("id", &format!("r{round}")))
+            .send(show("chat").with_attr("id", format!("r{round}")))
             .await;
         alice.expect(available_from("alice@localhost/desk")).await;
     }

@@ -427,7 +427,7 @@ impl Client {
     pub async fn request(&mut self, mut iq: Element) -> Element {
         if iq.attr("id").is_none() {
             self.requests += 1;
-            iq.set_attr("id", &format!("{}-{}", self.resource(), self.requests));
+            iq.set_attr("id", format!("{}-{}", self.resource(), self.requests));
         }
         let id = iq.attr("id").expect("just set").to_owned();
         self.send(iq).await;
