@@ -101,10 +101,8 @@ fn create(db: &Connection, account: &BareJid, credentials: &Credentials) -> Resu
     let first = first_number();
     db.prepare_cached("INSERT INTO roster (account, version, forgotten) VALUES (?1, ?2, ?2)")?
         .execute([id, first])?;
-    db.prepare_cached(
-        "INSERT INTO log (account, last, delivered, undelivered) VALUES (?1, ?2, ?2, 0)",
-    )?
-    .execute([id, first])?;
+    db.prepare_cached("INSERT INTO log (account, delivered, undelivered) VALUES (?1, 0, 0)")?
+        .execute([id])?;
     Ok(())
 }
 

@@ -35,9 +35,12 @@ pub(super) fn open_writing(path: &Path) -> Result<Connection, Error> {
             format!("it cannot use a write-ahead log (mode {mode})"),
         ));
     }
+    // A log that is written without a pause changes the same pages again and again; copying them
+    // from the WAL to the file every 32 MB instead of every 4 (the default) does it less often.
     db.execute_batch(
         "PRAGMA synchronous = FULL;
-         PRAGMA cache_size = -16000;
+         PRAGMA cache_size = -32000;
+         PRAGMA wal_autocheckpoint = 8000;
          PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(why)?;

@@ -21,7 +21,7 @@ impl LogStore for SqliteStorage {
         limit: usize,
     ) -> Result<Vec<Result<EntryId, Refused>>, Error> {
         let appended = self
-            .write_rows("append", entries.len(), move |db| {
+            .write_batch("append", entries.len(), move |db| {
                 append(db, &entries, limit)
             })
             .await?;
@@ -65,7 +65,6 @@ impl LogStore for SqliteStorage {
 /// A row of `log`.
 struct State {
     account: i64,
-    last: i64,
     delivered: i64,
     undelivered: i64,
 }
@@ -74,25 +73,22 @@ impl State {
     fn of(db: &Connection, account: &BareJid) -> Result<Option<Self>, Error> {
         Ok(db
             .prepare_cached(
-                "SELECT l.account, l.last, l.delivered, l.undelivered
+                "SELECT l.account, l.delivered, l.undelivered
                  FROM account a JOIN log l ON l.account = a.id WHERE a.jid = ?1",
             )?
             .query_row([account.as_str()], |row| {
                 Ok(Self {
                     account: row.get(0)?,
-                    last: row.get(1)?,
-                    delivered: row.get(2)?,
-                    undelivered: row.get(3)?,
+                    delivered: row.get(1)?,
+                    undelivered: row.get(2)?,
                 })
             })
             .optional()?)
     }
 
     fn save(&self, db: &Connection) -> Result<(), Error> {
-        db.prepare_cached(
-            "UPDATE log SET last = ?2, delivered = ?3, undelivered = ?4 WHERE account = ?1",
-        )?
-        .execute([self.account, self.last, self.delivered, self.undelivered])?;
+        db.prepare_cached("UPDATE log SET delivered = ?2, undelivered = ?3 WHERE account = ?1")?
+            .execute([self.account, self.delivered, self.undelivered])?;
         Ok(())
     }
 }
@@ -104,7 +100,7 @@ fn append(
 ) -> Result<Vec<Result<EntryId, Refused>>, Error> {
     let mut states: HashMap<&BareJid, Option<State>> = HashMap::new();
     let mut insert = db.prepare_cached(
-        "INSERT INTO log_entry (account, id, peer, at, stanza) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO log_entry (account, peer, at, stanza) VALUES (?1, ?2, ?3, ?4)",
     )?;
     let mut appended = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -119,16 +115,14 @@ fn append(
             appended.push(Err(Refused::Full));
             continue;
         }
-        state.last += 1;
         state.undelivered += 1;
         insert.execute(params![
             state.account,
-            state.last,
             entry.peer.as_str(),
             to_micros(entry.at),
             entry.stanza,
         ])?;
-        appended.push(Ok(EntryId(to_u64(state.last))));
+        appended.push(Ok(EntryId(to_u64(db.last_insert_rowid()))));
     }
     for state in states.values().flatten() {
         state.save(db)?;
@@ -175,7 +169,10 @@ fn mark_delivered(db: &Connection, account: &BareJid, up_to: EntryId) -> Result<
         return Ok(0);
     };
     // An id that no entry has yet must not swallow those that come.
-    let up_to = to_i64(up_to.0).min(state.last);
+    let last: Option<i64> = db
+        .prepare_cached("SELECT max(id) FROM log_entry WHERE account = ?1")?
+        .query_row([state.account], |row| row.get(0))?;
+    let up_to = to_i64(up_to.0).min(last.unwrap_or(0));
     if up_to <= state.delivered {
         return Ok(0);
     }

@@ -28,7 +28,7 @@ use rusqlite::Connection;
 
 use crate::{Error, Options, Storage, metrics};
 use readers::Readers;
-use writer::Writer;
+use writer::{Weight, Writer};
 
 /// Name of this backend in metrics.
 const BACKEND: &str = "sqlite";
@@ -94,11 +94,28 @@ impl SqliteStorage {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
-        self.write_rows(op, 1, work).await
+        self.write_as(
+            op,
+            Weight {
+                rows: 1,
+                alone: true,
+            },
+            work,
+        )
+        .await
     }
 
-    /// [`Self::write`] for work that writes `rows` rows.
-    async fn write_rows<T, F>(&self, op: &'static str, rows: usize, work: F) -> Result<T, Error>
+    /// [`Self::write`] for work that writes `rows` rows, and fails only if the database does: then
+    /// all that is in its transaction fails.
+    async fn write_batch<T, F>(&self, op: &'static str, rows: usize, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        self.write_as(op, Weight { rows, alone: false }, work).await
+    }
+
+    async fn write_as<T, F>(&self, op: &'static str, weight: Weight, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
@@ -106,7 +123,7 @@ impl SqliteStorage {
         let started = Instant::now();
         let result = self
             .writer
-            .run(op, started + self.options.timeout, rows, work)
+            .run(op, started + self.options.timeout, weight, work)
             .await;
         metrics::observe(BACKEND, op, started, &result);
         result

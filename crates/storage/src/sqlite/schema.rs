@@ -64,23 +64,23 @@ const VERSION_1: &str = "
         PRIMARY KEY (account, jid)
     ) STRICT, WITHOUT ROWID;
 
-    -- The log of an account: the id of its newest entry, the delivered mark, entries past it.
+    -- The log of an account: the delivered mark, and the number of entries past it.
     CREATE TABLE log (
         account INTEGER PRIMARY KEY REFERENCES account ON DELETE CASCADE,
-        last INTEGER NOT NULL,
         delivered INTEGER NOT NULL,
         undelivered INTEGER NOT NULL
     ) STRICT;
-    -- Appending costs one row at the end of the table and one in the index. No foreign key: an
+    -- Appending costs one row at the end of the table and one in the index. As one process at a
+    -- time writes, ids are in the order of commits; they are never used again. No foreign key: an
     -- entry is only written when `log` has its account.
     CREATE TABLE log_entry (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         account INTEGER NOT NULL,
-        id INTEGER NOT NULL,
         peer TEXT NOT NULL,
         at INTEGER NOT NULL,
         stanza TEXT NOT NULL
     ) STRICT;
-    CREATE UNIQUE INDEX log_entry_id ON log_entry (account, id);
+    CREATE INDEX log_entry_account ON log_entry (account);
 
     CREATE TABLE vcard (
         account INTEGER PRIMARY KEY REFERENCES account ON DELETE CASCADE,

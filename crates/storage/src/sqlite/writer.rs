@@ -1,7 +1,8 @@
 //! The one thread that writes, in groups: whatever queued up while the last commit ran goes into
 //! the next one, so that one wait for the disk serves many callers.
 //!
-//! Each job runs in a savepoint of its own: one that fails, or panics, is undone alone.
+//! Each job runs in a savepoint of its own: one that fails, or panics, is undone alone. Appends to
+//! the log go without, as they cannot fail alone: a savepoint costs a copy of each page changed.
 
 use std::{
     io,
@@ -81,8 +82,17 @@ where
     }
 }
 
-/// A job and about how many rows it writes.
-type Weighed = (usize, Box<dyn Job>);
+/// What a job is to its group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    /// About how many rows it writes.
+    pub(super) rows: usize,
+    /// Whether it may fail alone.
+    pub(super) alone: bool,
+}
+
+/// A job and what it is to its group.
+type Weighed = (Weight, Box<dyn Job>);
 
 /// The writing thread's queue.
 #[derive(Debug)]
@@ -100,13 +110,13 @@ impl Writer {
         Ok(Self { queue })
     }
 
-    /// Runs `work`, which writes about `rows` rows, in the next transaction, and waits for its
+    /// Runs `work` in the next transaction, and waits for its
     /// commit.
     pub(super) async fn run<T, F>(
         &self,
         op: &'static str,
         deadline: Instant,
-        rows: usize,
+        weight: Weight,
         work: F,
     ) -> Result<T, Error>
     where
@@ -118,7 +128,7 @@ impl Writer {
             work,
             answer: sender,
         });
-        self.queue.push((rows, work), deadline).await?;
+        self.queue.push((weight, work), deadline).await?;
         answer(op, deadline, answered).await
     }
 
@@ -171,9 +181,13 @@ fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<
     let mut next = Some(first);
     let mut ended = None;
     let mut result = Ok(());
-    while let Some((size, job)) = next.take() {
-        rows += size;
-        result = run_one(db, job, &mut answers);
+    while let Some((weight, job)) = next.take() {
+        rows += weight.rows;
+        result = if weight.alone {
+            run_alone(db, job, &mut answers)
+        } else {
+            run_one(db, job, &mut answers)
+        };
         if result.is_err() || rows >= MAX_ROWS {
             break;
         }
@@ -201,28 +215,33 @@ fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<
 }
 
 /// Runs one job in a savepoint. An error means that the whole transaction is lost.
-fn run_one(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
+fn run_alone(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
     if let Err(error) = execute(db, "SAVEPOINT job") {
         job.fail(error.clone());
         return Err(error);
     }
-    let is_failed = match unwind(|| job.run(db)) {
-        Some(Done::Written(answer)) => {
-            answers.push(answer);
-            false
-        }
-        Some(Done::Abandoned) => false,
-        // A job that panicked dropped the place of its answer, which tells its caller.
-        Some(Done::Failed) | None => true,
-    };
+    let done = run_one(db, job, answers);
     // Out of space or memory, SQLite may have rolled back everything.
     if db.is_autocommit() {
         return Err(Error::unavailable("the transaction was rolled back"));
     }
-    if is_failed {
+    if done.is_err() {
         execute(db, "ROLLBACK TO job")?;
     }
     execute(db, "RELEASE job")
+}
+
+/// Runs one job. An error means that what it wrote must be undone; its caller has been told.
+fn run_one(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
+    match unwind(|| job.run(db)) {
+        Some(Done::Written(answer)) => {
+            answers.push(answer);
+            Ok(())
+        }
+        Some(Done::Abandoned) => Ok(()),
+        // A job that panicked dropped the place of its answer, which tells its caller.
+        Some(Done::Failed) | None => Err(Error::unavailable("a write of the same group failed")),
+    }
 }
 
 /// Runs `work`; a panic is logged by the panic hook and ends nothing but the work.
