@@ -190,3 +190,162 @@ async fn several_domains_are_served_by_one_server() {
         .await;
     alice.expect_nothing().await;
 }
+
+/// Every message that the server took ended in one of the ways that it counts.
+#[tokio::test]
+async fn messages_are_accounted_for() {
+    let server = TestServer::start().await;
+    let mut alice = server.online("alice/desk").await;
+    let mut bob = server.online("bob/phone").await;
+    server.add_user("carol").await;
+    for number in 0..20 {
+        alice
+            .send(chat_to("bob@localhost/phone", &number.to_string()))
+            .await;
+        bob.expect(message_from("alice@localhost/desk")).await;
+    }
+    for number in 0..5 {
+        alice
+            .send(chat_to("carol@localhost", &number.to_string()))
+            .await;
+    }
+    for _ in 0..3 {
+        alice
+            .send(chat_to("nobody@localhost", "hi").with_attr("id", "n"))
+            .await;
+        alice
+            .expect(Pattern::new("message").id("n").error("service-unavailable"))
+            .await;
+    }
+    for _ in 0..2 {
+        alice.send(message("headline", "carol@localhost")).await;
+    }
+    alice.expect_nothing().await;
+    rookery_tests::eventually("all messages to have ended", || async {
+        server
+            .metric("rookery_stanzas_total", "kind=\"message\"")
+            .await
+            > 29.5
+    })
+    .await;
+    let accepted = server
+        .metric("rookery_stanzas_accepted_total", "kind=\"message\"")
+        .await;
+    assert!((accepted - 30.0).abs() < 0.1, "{accepted}");
+    let metrics = server.admin("/metrics").await.body;
+    // The three errors were handed to a stream as well.
+    for (outcome, expected) in [
+        ("delivered", 23.0),
+        ("stored", 5.0),
+        ("bounced", 3.0),
+        ("dropped", 2.0),
+    ] {
+        let labels = format!("kind=\"message\",outcome=\"{outcome}\"");
+        let counted = http::metric(&metrics, "rookery_stanzas_total", &labels).expect("a count");
+        assert!(
+            (counted - expected).abs() < 0.1,
+            "{outcome}: {counted}, not {expected}"
+        );
+    }
+}
+
+/// The certificate that a new connection sees.
+async fn certificate(server: &TestServer) -> Vec<u8> {
+    let config = rookery_tests::tls::client_config(rustls::ALL_VERSIONS, &[]);
+    let wire = Wire::direct_tls(server.address("c2s_direct_tls"), config).await;
+    let chain = wire
+        .tls()
+        .expect("TLS")
+        .peer_certificates()
+        .expect("a certificate");
+    chain[0].to_vec()
+}
+
+/// A renewed certificate needs no new start; a bad one changes nothing.
+#[tokio::test]
+async fn a_certificate_that_changes_is_read_again() {
+    let (one, other) = (TestServer::start().await, TestServer::start().await);
+    let pair =
+        |server: &TestServer| std::fs::read(server.data_dir().join("self-signed.pem")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pair.pem");
+    std::fs::write(&file, pair(&one)).unwrap();
+    let settings = ["certificate", "key"].map(|key| format!("tls.{key}={}", file.display()));
+    let server = TestServer::with(&[&settings[0], &settings[1]]).await;
+    let mut alice = server.online("alice/desk").await;
+    assert_eq!(certificate(&server).await, certificate(&one).await);
+
+    std::fs::write(&file, pair(&other)).unwrap();
+    server.signal("HUP");
+    let renewed = certificate(&other).await;
+    rookery_tests::eventually("the new certificate", || async {
+        certificate(&server).await == renewed
+    })
+    .await;
+    std::fs::write(&file, "no certificate").unwrap();
+    server.signal("HUP");
+    rookery_tests::eventually("a word about it in the log", || async {
+        server.log().matches("pair.pem").count() > 1
+    })
+    .await;
+    assert_eq!(certificate(&server).await, renewed);
+    alice.expect_nothing().await;
+}
+
+/// The PROXY protocol's header, version 2, for a client at 192.0.2.`host`.
+fn proxy_header(host: u8) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, host, 127, 0, 0, 1, 0x30, 0x39, 0x14, 0x66]);
+    header
+}
+
+/// Behind a load balancer, limits count for the clients' addresses and not for the balancer's.
+#[tokio::test]
+async fn the_proxy_protocol_tells_whose_connection_it_is() {
+    let server = TestServer::with(&[
+        "c2s.proxy_protocol=v2",
+        r#"c2s.proxy_trusted=["127.0.0.1/32"]"#,
+        "limits.connections_per_address=2",
+    ])
+    .await;
+    let mut open = Vec::new();
+    for host in 1..=6 {
+        let mut wire = server.tcp().await;
+        wire.try_send(&proxy_header(host)).await.unwrap();
+        wire.open("localhost").await;
+        open.push(wire);
+    }
+    // Two of one address, and no third.
+    for _ in 0..2 {
+        let mut wire = server.tcp().await;
+        wire.try_send(&proxy_header(9)).await.unwrap();
+        wire.open("localhost").await;
+        open.push(wire);
+    }
+    let mut third = server.tcp().await;
+    let _ = third.try_send(&proxy_header(9)).await;
+    let header = third.header_to("localhost");
+    let _ = third.try_send(header.as_bytes()).await;
+    assert!(
+        third.expect_bytes_to_end().await < 1000,
+        "a third is refused"
+    );
+
+    // No header, no stream.
+    let mut bare = server.tcp().await;
+    let _ = bare.try_send(header.as_bytes()).await;
+    bare.expect_bytes_to_end().await;
+}
+
+/// Who is no load balancer cannot pretend to come from elsewhere.
+#[tokio::test]
+async fn the_proxy_protocol_is_for_trusted_peers() {
+    let server = TestServer::with(&[
+        "c2s.proxy_protocol=v2",
+        r#"c2s.proxy_trusted=["192.0.2.0/24"]"#,
+    ])
+    .await;
+    let mut wire = server.tcp().await;
+    let _ = wire.try_send(&proxy_header(1)).await;
+    assert_eq!(wire.expect_bytes_to_end().await, 0);
+}

@@ -474,3 +474,26 @@ async fn a_second_login_on_one_stream_is_refused() {
     let answer = wire.expect_element().await;
     assert!(!answer.is("success", SASL), "{answer:?}");
 }
+
+/// Guessing at one account is slowed down wherever the guesses come from; others log in as ever.
+#[tokio::test]
+async fn an_account_has_a_limited_number_of_failures() {
+    let server = TestServer::with(&[
+        "limits.auth_failures_per_account=4",
+        "limits.auth_failure_window=1h",
+    ])
+    .await;
+    server.add_user("bob").await;
+    for attempt in 1.. {
+        assert!(attempt <= 10, "ten failures of one account are too many");
+        let login = Login::new("bob", "wrong").mechanism("SCRAM-SHA-256");
+        let (mut wire, features) = login.connect(server.address("c2s")).await;
+        let answer = login.try_authenticate(&mut wire, &features).await;
+        if answer.child("temporary-auth-failure", SASL).is_some() {
+            assert!(attempt > 4, "refused after {attempt} failures");
+            break;
+        }
+        assert_failure(&answer, "not-authorized");
+    }
+    server.online("alice/desk").await.close().await;
+}
