@@ -13,6 +13,7 @@ mod hints;
 pub mod keys;
 mod lease;
 mod nodes;
+mod presence_text;
 mod row;
 mod scripts;
 
