@@ -225,3 +225,22 @@ async fn directed_presence_crosses_nodes_and_is_taken_back() {
         alice = cluster.online(0, "alice/desk").await;
     }
 }
+
+/// The end of a session and the beginning of the next one with the same address are seen in that order.
+#[tokio::test]
+async fn quick_logins_are_seen_in_order() {
+    let cluster = TestCluster::start(2).await;
+    let mut alice = cluster.online(0, "alice/desk").await;
+    let mut bob = cluster.online(1, "bob/phone").await;
+    befriend(&mut alice, &mut bob).await;
+    for round in 0..20 {
+        bob.close().await;
+        bob = cluster.bound(1 - round % 2, "bob/phone").await;
+        bob.allow(unavailable_from("bob@localhost/phone"));
+        bob.become_available().await;
+        bob.expect(available_from("alice@localhost/desk")).await;
+        alice.expect(unavailable_from("bob@localhost/phone")).await;
+        alice.expect(available_from("bob@localhost/phone")).await;
+    }
+    alice.expect_nothing_from(&mut bob).await;
+}

@@ -510,6 +510,10 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             run(node, index, move |shard| shard.evict(&session, sequence)).await;
         }
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
+        Frame::LogChanged { account } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| shard.read_log_again(&account)).await;
+        }
     }
 }
 

@@ -632,6 +632,9 @@ impl Shard {
         let limit = self.node().settings.sessions.offline_messages;
         match storage.append(entries, limit).await {
             Ok(results) => {
+                if results.iter().any(Result::is_ok) {
+                    self.tell_who_came_meanwhile(account).await;
+                }
                 for (parcel, result) in stored.iter().zip(results) {
                     match result {
                         Ok(_) => metrics::outcome(parcel.stanza.kind, Outcome::Stored),
@@ -651,6 +654,39 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Messages for an account are committed. A resource may have come on another node after it was
+    /// looked up in vain and before the commit, and that node may have read the log too early. It
+    /// registers the resource first and reads then, so a look-up now finds it. One node is told, so
+    /// that nothing is sent twice.
+    async fn tell_who_came_meanwhile(&self, account: &BareJid) {
+        let Some(cluster) = &self.node().cluster else {
+            return;
+        };
+        let rows = match cluster
+            .directory
+            .lookup(std::slice::from_ref(account))
+            .await
+        {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "stored messages may wait until their account's next login");
+                return;
+            }
+        };
+        let willing = rows
+            .into_iter()
+            .flatten()
+            .filter(|row| row.available && row.priority >= 0);
+        let Some(row) = willing.max_by_key(|row| row.priority) else {
+            return;
+        };
+        self.cache.borrow_mut().forget(account.as_str());
+        if row.epoch != cluster.epoch() {
+            let account = account.clone();
+            cluster.tell([row.epoch], &Frame::LogChanged { account });
+        }
     }
 
     /// Takes the messages that would be stored next off the account's queue.

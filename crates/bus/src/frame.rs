@@ -82,6 +82,12 @@ pub enum Frame {
         /// Whether it is gone.
         removed: bool,
     },
+    /// Messages were stored for an account that has a resource on that node which takes messages, and
+    /// which may have read the account's log before: read it again.
+    LogChanged {
+        /// Whose log.
+        account: BareJid,
+    },
 }
 
 /// What stands before the frames of a batch.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rookery_features::offline;
+use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
 use rookery_storage::EntryId;
 
@@ -30,6 +31,26 @@ pub(super) fn deliver(shard: &Rc<Shard>, account: &Rc<Account>, resource: &Rc<Re
         Rc::clone(resource),
     ));
     shard.in_turn(account.jid.clone(), job);
+}
+
+impl Shard {
+    /// Another node stored messages for an account after it had looked in vain for a resource, which
+    /// came here meanwhile and may have read the log too early.
+    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) {
+        let Some(account) = self.accounts.borrow().get(account).cloned() else {
+            // Gone again: the next login reads them.
+            return;
+        };
+        let all = account.all();
+        let takes_messages = |r: &&Rc<Resource>| r.is_available() && r.priority.get() >= 0;
+        if let Some(resource) = all
+            .iter()
+            .filter(takes_messages)
+            .max_by_key(|resource| resource.priority.get())
+        {
+            deliver(self, &account, resource);
+        }
+    }
 }
 
 async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>) {

@@ -324,6 +324,11 @@ impl List {
             .await?;
         let inbound = decided.take()?;
         if inbound.deliver {
+            // A resource that came on another node before the commit has not read the request.
+            self.shard
+                .cache
+                .borrow_mut()
+                .forget(self.account.jid.as_str());
             self.shard
                 .broadcast(&stamped, [self.account.jid.clone()], Instant::now(), false);
         }
