@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! redis-server --port 6400 --save '' &
-//! cargo run --release -p rookery-bus --example measure_bus -- redis://127.0.0.1:6400 [gather in ms]
+//! cargo run --release -p rookery-bus --example measure_bus -- redis://127.0.0.1:6400 [gather in µs]
 //! ```
 //!
 //! Messages with 300 bytes of text at 1,000 a second, 50,000 a second, and as many as fit. Prints
@@ -30,7 +30,7 @@ fn main() {
     let url = std::env::args().nth(1).expect("the address of a Redis");
     let gather = std::env::args()
         .nth(2)
-        .map(|text| Duration::from_millis(text.parse().unwrap()));
+        .map(|text| Duration::from_micros(text.parse().unwrap()));
     let mut limits = Limits::default();
     limits.gather = gather.unwrap_or(limits.gather);
     for (rate, number) in [

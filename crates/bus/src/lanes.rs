@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::frame::{self, BatchHead, MAX_FRAME_BYTES};
 use crate::inbox::now_micros;
+use crate::pace::Pace;
 use crate::transport::{Appended, Transport};
 use crate::{Busy, Frame, Inbound, Limits, metrics};
 
@@ -42,6 +43,7 @@ struct Shared {
     limits: Limits,
     transport: Arc<dyn Transport>,
     returned: mpsc::WeakSender<Inbound>,
+    pace: Option<Pace>,
     closed: AtomicBool,
 }
 
@@ -88,12 +90,14 @@ impl Lanes {
         returned: mpsc::WeakSender<Inbound>,
     ) -> Self {
         let closed = AtomicBool::new(false);
+        let pace = Pace::start(limits.gather);
         Self {
             shared: Arc::new(Shared {
                 from,
                 limits,
                 transport,
                 returned,
+                pace,
                 closed,
             }),
             runtime: Handle::current(),
@@ -206,8 +210,11 @@ impl Shared {
         let mut sequence = 1;
         let mut steady = false;
         while lane.has_work(&self).await {
-            if steady && !self.limits.gather.is_zero() && !lane.is_filled(&self.limits) {
-                tokio::time::sleep(self.limits.gather).await;
+            if let Some(pace) = self.pace.as_ref().filter(|_| steady)
+                && !lane.is_filled(&self.limits)
+                && !self.is_closed()
+            {
+                pace.wait().await;
             }
             let Some(sending) = lane.begin(self.from, sequence) else {
                 continue;

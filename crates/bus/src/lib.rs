@@ -22,6 +22,7 @@ mod lanes;
 mod limits;
 mod memory;
 pub mod metrics;
+mod pace;
 mod redis_streams;
 mod transport;
 

@@ -18,6 +18,7 @@ pub struct Limits {
     /// How long [`Bus::shutdown`](crate::Bus::shutdown) waits for queues to empty.
     pub flush_patience: Duration,
     /// How long a batch may gather frames while traffic to the node is steady; zero: not at all.
+    /// Light traffic never waits.
     pub gather: Duration,
 }
 
@@ -32,7 +33,7 @@ impl Default for Limits {
             inbox_batches: 1024,
             give_up: Duration::from_secs(5),
             flush_patience: Duration::from_secs(2),
-            gather: Duration::from_millis(1),
+            gather: Duration::from_micros(250),
         }
     }
 }
