@@ -75,6 +75,10 @@ pub struct Resource {
     pub presence: RefCell<Option<Arc<Stanza>>>,
     /// Priority of that presence.
     pub priority: Cell<i8>,
+    /// Whether messages for the account go to it: it has a presence whose priority is not negative, and
+    /// what was stored before has had its turn. Until then messages are stored, so that none overtakes
+    /// an older one.
+    pub takes_messages: Cell<bool>,
     /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).
     pub wants_roster: Cell<bool>,
     /// Whether roster pushes for it carry a version (§2.6).

@@ -237,6 +237,9 @@ impl List {
         let had_messages = !initial && resource.priority.get() >= 0;
         *resource.presence.borrow_mut() = Some(Arc::clone(&request.stanza));
         resource.priority.set(priority);
+        if priority < 0 {
+            resource.takes_messages.set(false);
+        }
         if let Some(cluster) = &self.node().cluster {
             cluster.update(&resource).await;
         }
@@ -276,6 +279,7 @@ impl List {
         if let Some(resource) = &gone {
             resource.presence.take();
             resource.priority.set(0);
+            resource.takes_messages.set(false);
             if let Some(cluster) = &self.node().cluster {
                 cluster.update(resource).await;
             }

@@ -410,12 +410,18 @@ impl Shard {
         }
     }
 
-    /// All resources of an account in the cluster: where, whether available, priority.
+    /// All resources of an account in the cluster: where, whether available, priority. One that does
+    /// not take messages yet counts as one of negative priority.
     fn places(&self, here: Option<&Account>, account: &str) -> SmallVec<[(Place, bool, i8); 2]> {
         let mut places = SmallVec::new();
         if let Some(here) = here {
             for resource in here.resources.borrow().iter() {
-                let (available, priority) = (resource.is_available(), resource.priority.get());
+                let available = resource.is_available();
+                let priority = if resource.takes_messages.get() {
+                    resource.priority.get()
+                } else {
+                    -1
+                };
                 places.push((Place::Here(Rc::clone(resource)), available, priority));
             }
         }
@@ -1050,9 +1056,13 @@ impl Shard {
             }
             return;
         }
+        let for_the_account =
+            matches!(stanza.kind, Kind::Message(_)) && stanza.to.as_ref().is_some_and(Jid::is_bare);
         let mut taken = false;
         for jid in to {
-            if let Some(resource) = account.resource(jid.resource()) {
+            if let Some(resource) = account.resource(jid.resource())
+                && (!for_the_account || resource.takes_messages.get())
+            {
                 let outgoing = Outgoing::new(Arc::clone(&stanza));
                 taken |= self.push(&resource, outgoing);
             }

@@ -259,6 +259,7 @@ impl Shard {
                 session: ctx.address(),
                 presence: RefCell::default(),
                 priority: Cell::new(0),
+                takes_messages: Cell::new(false),
                 wants_roster: Cell::new(false),
                 uses_roster_versions: Cell::new(false),
                 wants_block_list: Cell::new(false),

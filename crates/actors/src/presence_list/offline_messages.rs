@@ -42,7 +42,8 @@ impl Shard {
             return;
         };
         let all = account.all();
-        let takes_messages = |r: &&Rc<Resource>| r.is_available() && r.priority.get() >= 0;
+        // One whose turn is to come reads them then.
+        let takes_messages = |resource: &&Rc<Resource>| resource.takes_messages.get();
         if let Some(resource) = all
             .iter()
             .filter(takes_messages)
@@ -55,6 +56,9 @@ impl Shard {
 
 async fn send_all(shard: Rc<Shard>, account: Rc<Account>, resource: Rc<Resource>) {
     let storage = &shard.node().storage;
+    resource
+        .takes_messages
+        .set(resource.is_available() && resource.priority.get() >= 0);
     let mut after: Option<EntryId> = None;
     loop {
         let page = match storage.undelivered(&account.jid, after, PAGE).await {
