@@ -369,7 +369,7 @@ async fn a_request_to_nobody_tells_nothing() {
         .send(presence_to("subscribe", "nobody@localhost"))
         .await;
     alice.expect(asked_push("nobody@localhost", "none")).await;
-    alice.expect_nothing().await;
+    alice.handled_for("nobody@localhost").await;
     // An account that is made later starts without it.
     let mut nobody = server.online("nobody/desk").await;
     assert!(nobody.roster().await.is_empty());
@@ -388,7 +388,7 @@ async fn a_request_can_be_withdrawn() {
         .send(presence_to("unsubscribe", "bob@localhost"))
         .await;
     alice.expect(settled_push("bob@localhost", "none")).await;
-    alice.expect_nothing().await;
+    alice.handled_for("bob@localhost").await;
     let mut bob = server.online("bob/phone").await;
     assert!(bob.roster().await.is_empty());
     bob.expect_nothing().await;

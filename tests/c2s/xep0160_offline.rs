@@ -14,7 +14,7 @@ async fn messages_wait_in_order_and_say_since_when() {
             .send(chat_to("bob@localhost", &number.to_string()).with_attr("id", "x"))
             .await;
     }
-    alice.expect_nothing().await;
+    alice.handled_for("bob@localhost").await;
 
     let mut bob = server.online("bob/phone").await;
     for number in 0..50 {
@@ -93,7 +93,7 @@ async fn passing_notes_are_not_stored() {
     alice.send(chat_to("bob@localhost", "keep me")).await;
     alice.allow(Pattern::new("message").error("service-unavailable"));
     alice.allow(Pattern::new("message").error("service-unavailable"));
-    alice.expect_nothing().await;
+    alice.handled_for("bob@localhost").await;
     let mut bob = server.online("bob/phone").await;
     bob.expect(chat_from("alice@localhost/desk", "keep me"))
         .await;
@@ -141,7 +141,7 @@ async fn a_stored_message_is_the_one_that_was_sent() {
          <x:y xmlns:x='urn:x' x:z='1'/></message>",
     )
     .await;
-    alice.expect_nothing().await;
+    alice.handled_for("bob@localhost").await;
     let mut bob = server.online("bob/phone").await;
     let stored = chat_from("alice@localhost/desk", "<ü😀>")
         .id("a&b")

@@ -161,7 +161,7 @@ async fn offline_messages_wait_for_their_user_at_any_node() {
             .send(chat_to("bob@localhost", &number.to_string()))
             .await;
     }
-    alice.expect_nothing().await;
+    alice.handled_for("bob@localhost").await;
     let mut bob = cluster.online(1, "bob/phone").await;
     for number in 0..20 {
         let stored = chat_from("alice@localhost/desk", &number.to_string());

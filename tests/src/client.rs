@@ -423,6 +423,14 @@ impl Client {
             .await;
     }
 
+    /// Waits until the server has dealt with everything that this client sent to an account: a request
+    /// to a resource that the account does not have is answered behind it (RFC 6120 §10.1).
+    pub async fn handled_for(&mut self, account: &str) {
+        let ping = stanza::get(Element::new("ping", PING));
+        let ping = ping.with_attr("to", format!("{account}/no such resource"));
+        self.refused(ping, "service-unavailable").await;
+    }
+
     /// Sends an IQ, with an id of its own if it has none, and expects its answer next.
     pub async fn request(&mut self, mut iq: Element) -> Element {
         if iq.attr("id").is_none() {
