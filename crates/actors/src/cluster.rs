@@ -1,7 +1,7 @@
 //! The other nodes: where their sessions are, and what goes to and comes from them.
 //!
 //! The directory is a cache of the truth, which is the node that runs a session; each shard caches
-//! the rows of the accounts that it routes to ([`Cache`]). Events of the directory and frames of the
+//! the rows of the accounts that it routes to (`Cache`). Events of the directory and frames of the
 //! bus arrive on one task each, which hands them to the shards in their order.
 
 use std::collections::VecDeque;
