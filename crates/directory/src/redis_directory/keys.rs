@@ -2,7 +2,7 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `P:{bare JID}` | string | the sessions of an account ([`row`](super::row)) |
+//! | `P:{bare JID}` | string | the sessions of an account (`row.rs`) |
 //! | `P:{epoch}:lease` | string, expires | the node's name; there while the node lives |
 //! | `P:{epoch}:sessions` | set | full JIDs that the node has, or had, rows of |
 //! | `P:{epoch}:claim` | string, expires | which node (epoch) cleans up after this one |
