@@ -20,7 +20,7 @@ const FORMS: &str = "allowed are redis://[user:password@]host[:port][/db], redis
 /// | form | meaning |
 /// |---|---|
 /// | `redis://[user:password@]host[:port][/db]` | TCP |
-/// | `rediss://…` | TLS, checked against the system's and the public certificate authorities |
+/// | `rediss://…` | TLS, checked against the system's certificate authorities, or those in the file that the environment names as `SSL_CERT_FILE` |
 /// | `redis+unix:///path[?db=…&pass=…]` | a Unix socket |
 /// | `redis-sentinel://[user:password@]host[:port],…/master[/db]` | the master of that name, asked again on each connect; user and password are for Redis, the Sentinels are asked without |
 ///
@@ -84,6 +84,8 @@ impl RedisAddress {
     }
 
     pub(crate) fn connector(&self) -> RedisResult<Connector> {
+        // The client asks for the process's default. If there is one already, it stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         match &self.target {
             Target::Server(info) => Ok(Connector::Server(Box::new(Client::open(info.clone())?))),
             Target::Sentinel {
