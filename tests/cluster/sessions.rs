@@ -99,3 +99,37 @@ async fn a_new_password_counts_on_every_node() {
             .await;
     }
 }
+
+/// A client that comes back at another node with the resource it had (a lost network, a load balancer)
+/// is online for its contacts, whatever becomes of its old session.
+#[tokio::test]
+async fn contacts_see_a_resource_that_moved_online() {
+    let cluster = TestCluster::start(3).await;
+    let mut bob = cluster.online(0, "bob/phone").await;
+    let mut carol = cluster.online(2, "carol/tv").await;
+    let mut alice = cluster.online(0, "alice/desk").await;
+    befriend(&mut alice, &mut bob).await;
+    befriend(&mut alice, &mut carol).await;
+    for round in 0..12 {
+        let node = (round + 1) % 3;
+        let mut newer = cluster.bound(node, "alice/desk").await;
+        alice.allow(unavailable_from("alice@localhost/desk"));
+        alice.expect_stream_error("conflict").await;
+        newer.become_available().await;
+        newer
+            .expect_all([
+                available_from("bob@localhost/phone"),
+                available_from("carol@localhost/tv"),
+            ])
+            .await;
+        for friend in [&mut bob, &mut carol] {
+            friend
+                .expect(unavailable_from("alice@localhost/desk"))
+                .await;
+            friend.expect(available_from("alice@localhost/desk")).await;
+        }
+        alice = newer;
+    }
+    bob.expect_nothing_from(&mut alice).await;
+    carol.expect_nothing_from(&mut alice).await;
+}

@@ -30,6 +30,9 @@ use crate::user_session::End;
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
 
+/// How long the contacts of an ended session wait for the directory's word on who tells them.
+const RELEASE_TIME: Duration = Duration::from_secs(2);
+
 /// What the process shares of its cluster.
 pub struct Cluster {
     /// JIDs to nodes.
@@ -92,6 +95,26 @@ impl Cluster {
                 sequence: old.sequence,
             };
             self.tell([old.epoch], &frame);
+        }
+    }
+
+    /// Takes an ended session out of the directory. Returns whether its contacts are to be told by this
+    /// node: not if a newer session has its full JID. Whoever bound that one has told them (see
+    /// [`Shard::bind`]); what two nodes say would have no order.
+    pub(crate) async fn release(&self, jid: &FullJid, sequence: u64) -> bool {
+        let removed = self.directory.unregister(jid, sequence);
+        match tokio::time::timeout(RELEASE_TIME, removed).await {
+            // Gone with Redis' data, or another session's.
+            Ok(Ok(false)) => match self.directory.lookup(&[jid.to_bare()]).await {
+                Ok(rows) => !rows.iter().flatten().any(|row| row.jid == *jid),
+                Err(_) => true,
+            },
+            Ok(Err(error)) => {
+                // The row stays until this incarnation's lease ends or the resource is bound again.
+                tracing::warn!(%jid, %error, "a session stayed in the directory");
+                true
+            }
+            Ok(Ok(true)) | Err(_) => true,
         }
     }
 

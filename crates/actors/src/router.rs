@@ -839,7 +839,14 @@ impl Shard {
             let Some(resource) = here.resources.borrow().get(next).cloned() else {
                 return;
             };
-            if resource.is_available() {
+            // The end of a session is not for the next one that has its full JID.
+            let is_own_end = own
+                && stanza.kind == Kind::Presence(PresenceType::Unavailable)
+                && stanza
+                    .from
+                    .as_ref()
+                    .is_some_and(|from| from.as_str() == resource.jid.as_str());
+            if resource.is_available() && !is_own_end {
                 let outgoing = Outgoing {
                     stanza: Arc::clone(stanza),
                     to: Some(to.clone()),

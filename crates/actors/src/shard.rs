@@ -17,8 +17,8 @@ use actix::prelude::*;
 use hashbrown::HashMap;
 use rookery_features::bind;
 use rookery_proto::error::{Condition, StanzaError};
-use rookery_proto::jid::{BareJid, FullJid};
-use rookery_proto::stanza::Stanza;
+use rookery_proto::jid::{BareJid, FullJid, Jid};
+use rookery_proto::stanza::{PresenceType, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::Notify;
 
@@ -27,7 +27,7 @@ use crate::cluster::Cache;
 use crate::connection::{Accepted, Close, Connection, Parts};
 use crate::node::NodeShared;
 use crate::outbox::Outbox;
-use crate::presence_list::PresenceList;
+use crate::presence_list::{PresenceList, SessionLost};
 use crate::router::Queued;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
@@ -206,6 +206,7 @@ impl Shard {
         self.node.random(&mut random);
         let jid = bind::full_jid(&request.account, request.resource.as_deref(), random);
         let mut sequence = 0;
+        let mut displaced = None;
         if let Some(cluster) = &self.node.cluster {
             let registered = cluster.directory.register(&jid).await.map_err(|e| {
                 tracing::warn!(jid = %jid, error = %e, "cannot register a session");
@@ -214,6 +215,7 @@ impl Shard {
             sequence = registered.sequence;
             if let Some(old) = registered.displaced {
                 cluster.evict(&old);
+                displaced = old.available.then_some(old.jid);
             }
             self.cache.borrow_mut().forget(request.account.as_str());
         }
@@ -240,7 +242,25 @@ impl Shard {
                 }
                 return Err(Condition::ResourceConstraint.into());
             }
-            return Ok(self.start_session(&account, &jid, &request, sequence));
+            let bound = self.start_session(&account, &jid, &request, sequence);
+            if let Some(old) = displaced {
+                self.tell_of_displaced(&account, old).await;
+            }
+            return Ok(bound);
+        }
+    }
+
+    /// Contacts learn from here that the session which had the resource before is gone, so that they
+    /// hear it before the new one's presence. The node of the old one keeps silent.
+    async fn tell_of_displaced(self: &Rc<Self>, account: &Rc<Account>, old: FullJid) {
+        let stanza = Stanza::presence(PresenceType::Unavailable).with_from(Jid::from(old));
+        let gone = SessionLost {
+            stanza: Arc::new(stanza),
+        };
+        let told = self.presence_list(account).send(gone);
+        let limit = self.node.settings.sessions.actor_timeout;
+        if !matches!(tokio::time::timeout(limit, told).await, Ok(Ok(()))) {
+            tracing::error!("the contacts of a displaced session were not told");
         }
     }
 

@@ -179,12 +179,8 @@ impl UserSession {
         let session = &self.session;
         if !self.ended {
             self.ended = true;
-            metrics::SESSIONS.dec();
             session.shard.unbind(&session.resource);
-            session.leave();
-            if let Some(cluster) = &session.shard.node().cluster {
-                cluster.unregister(&session.resource.jid, session.resource.sequence.get());
-            }
+            session.say_goodbye();
         }
         let queued = session.resource.outbox.close();
         for outgoing in unsent.into_iter().chain(queued) {
@@ -418,28 +414,50 @@ impl Session {
             .push(&self.resource, Outgoing::new(Arc::new(stanza)));
     }
 
-    /// Tells those who saw the resource online that it is not any more (RFC 6121 §4.5, §4.6.3).
-    fn leave(&self) {
-        let directed = self.directed.take().into_recipients();
-        let was_available = self.resource.is_available();
-        if !was_available && directed.is_empty() {
-            return;
+    /// Ends what others know of the session.
+    fn say_goodbye(self: &Rc<Self>) {
+        let session = Rc::clone(self);
+        if self.shard.node().cluster.is_none() {
+            // Asked now: the next session of this full JID comes behind it.
+            let left = self.leave(true);
+            actix_rt::spawn(left);
+            return metrics::SESSIONS.dec();
         }
+        actix_rt::spawn(async move {
+            if let Some(cluster) = &session.shard.node().cluster {
+                let sequence = session.resource.sequence.get();
+                let tell_contacts = cluster.release(&session.resource.jid, sequence).await;
+                session.leave(tell_contacts).await;
+            }
+            // A node that stops waits for this.
+            metrics::SESSIONS.dec();
+        });
+    }
+
+    /// Tells those who saw the resource online that it is not any more (RFC 6121 §4.5, §4.6.3):
+    /// `tell_contacts`, and whoever got directed presence. Asks at once; the future is the answer.
+    fn leave(&self, tell_contacts: bool) -> impl Future<Output = ()> + use<> {
+        let directed = self.directed.take().into_recipients();
+        let was_available = self.resource.is_available() && tell_contacts;
         let stanza = Stanza::presence(PresenceType::Unavailable).with_from(self.jid.clone());
         self.resource.presence.take();
-        let request = self.shard.presence_list(&self.account).send(Unavailable {
-            resource: self.resource.jid.resource().to_owned(),
-            stanza: Arc::new(stanza),
-            was_available,
-            directed,
+        let request = (was_available || !directed.is_empty()).then(|| {
+            self.shard.presence_list(&self.account).send(Unavailable {
+                resource: self.resource.jid.resource().to_owned(),
+                stanza: Arc::new(stanza),
+                was_available,
+                directed,
+            })
         });
         let timeout = self.shard.node().settings.sessions.actor_timeout;
         let jid = self.jid.clone();
-        actix_rt::spawn(async move {
-            if !matches!(tokio::time::timeout(timeout, request).await, Ok(Ok(_))) {
+        async move {
+            if let Some(request) = request
+                && !matches!(tokio::time::timeout(timeout, request).await, Ok(Ok(_)))
+            {
                 tracing::error!(%jid, "contacts were not told that a session ended");
             }
-        });
+        }
     }
 
     /// A stanza that the client never got: messages look for another resource or for the log,
