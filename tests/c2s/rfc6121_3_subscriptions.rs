@@ -256,6 +256,7 @@ async fn a_request_to_an_offline_contact_waits() {
     bob.roster().await;
     bob.send(presence_to("subscribed", "alice@localhost")).await;
     bob.expect(settled_push("alice@localhost", "from")).await;
+    bob.handled_for("alice@localhost").await;
     bob.close().await;
 
     // The answer was for one who was offline: the roster holds it.
