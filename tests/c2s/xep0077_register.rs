@@ -195,11 +195,15 @@ async fn a_user_removes_the_account_with_all_that_belongs_to_it() {
 
     let removal = set(Element::new("query", NS).with_child(Element::new("remove", NS)));
     alice.send(removal.with_attr("id", "rm")).await;
-    // The result, and the end of the stream (§3.2: not-authorized, or conflict).
+    // The subscriptions end first; then come the result and the stream's end (§3.2).
+    alice.allow(unavailable_from("bob@localhost/phone"));
     alice.expect(result_of("rm")).await;
-    match alice.wire().next().await {
-        Event::Element(e) if e.is("error", STREAM) => {}
-        other => panic!("expected the stream's end, received {other:?}"),
+    loop {
+        match alice.wire().next().await {
+            Event::Element(e) if e.is("error", STREAM) => break,
+            Event::Element(e) if e.is("presence", CLIENT) => {}
+            other => panic!("expected the stream's end, received {other:?}"),
+        }
     }
     alice.vanish();
     // His contact sees it end: RFC 6121 has no rule, XEP-0077 §3.2 refers to the roster's.
