@@ -12,10 +12,11 @@ use actix::Addr;
 use rookery_features::xep0191_blocking::BlockList;
 use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
+use rookery_proto::stream::{StreamCondition, StreamError};
 
 use crate::outbox::Outbox;
 use crate::presence_list::PresenceList;
-use crate::user_session::UserSession;
+use crate::user_session::{End, UserSession};
 
 /// An account with sessions, or with work under way, on this node.
 pub struct Account {
@@ -90,6 +91,16 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// Ends the session with a stream error, in the background.
+    pub fn end(&self, condition: StreamCondition) {
+        let error = Some(StreamError::from(condition));
+        let request = self.session.send(End { error });
+        actix_rt::spawn(async move {
+            // A session that has stopped needs no end.
+            let _ = request.await;
+        });
+    }
+
     /// Whether the client has sent initial presence.
     pub fn is_available(&self) -> bool {
         self.presence.borrow().is_some()

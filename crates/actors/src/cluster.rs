@@ -17,7 +17,6 @@ use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{PresenceType, Stanza};
 use rookery_proto::stream::StreamCondition;
-use rookery_proto::stream::StreamError;
 use tokio::time::Instant;
 
 use crate::account::Resource;
@@ -25,7 +24,6 @@ use crate::metrics;
 use crate::node::{NodeShared, end_sessions};
 use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost};
 use crate::shard::{Parcel, Run, Shard, Work};
-use crate::user_session::End;
 
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
@@ -347,19 +345,13 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
     let Some(cluster) = &node.cluster else { return };
     match event {
         Event::Changed(accounts) => {
-            let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); node.shards().len()];
-            for account in accounts {
-                by_shard[node.shard_of(account.as_str())].push(account);
-            }
-            for (index, accounts) in by_shard.into_iter().enumerate() {
-                if !accounts.is_empty() {
-                    run(node, index, move |shard| {
-                        for account in &accounts {
-                            shard.cache.borrow_mut().forget(account.as_str());
-                        }
-                    })
-                    .await;
-                }
+            for (index, accounts) in node.by_shard(accounts) {
+                run(node, index, move |shard| {
+                    for account in &accounts {
+                        shard.cache.borrow_mut().forget(account.as_str());
+                    }
+                })
+                .await;
             }
         }
         Event::FlushCache => {
@@ -480,22 +472,14 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
         }
         Frame::Broadcast { stanza, to } => {
             let stanza = Arc::new(stanza);
-            let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); node.shards().len()];
-            for account in to {
-                by_shard[node.shard_of(account.as_str())].push(account);
-            }
-            for (index, to) in by_shard.into_iter().enumerate() {
-                if !to.is_empty() {
-                    let stanza = Arc::clone(&stanza);
-                    let accepted = std::time::Instant::now();
-                    let work = Work::Broadcast {
-                        stanza,
-                        to,
-                        accepted,
-                        from_bus: true,
-                    };
-                    run(node, index, move |shard| shard.accept(work)).await;
-                }
+            for (index, to) in node.by_shard(to) {
+                let work = Work::Broadcast {
+                    stanza: Arc::clone(&stanza),
+                    to,
+                    accepted: std::time::Instant::now(),
+                    from_bus: true,
+                };
+                run(node, index, move |shard| shard.accept(work)).await;
             }
         }
         Frame::RosterChanged {
@@ -608,12 +592,7 @@ impl Shard {
         if let Some(resource) = entry.resource(session.resource())
             && resource.sequence.get() <= sequence
         {
-            let error = Some(StreamError::from(StreamCondition::Conflict));
-            let request = resource.session.send(End { error });
-            actix_rt::spawn(async move {
-                // A session that has stopped needs no end.
-                let _ = request.await;
-            });
+            resource.end(StreamCondition::Conflict);
         }
     }
 

@@ -15,7 +15,7 @@ use rookery_features::password::{self, Password, SALT_LEN};
 use rookery_proto::credentials::Credentials;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::BareJid;
-use rookery_proto::stream::{StreamCondition, StreamError};
+use rookery_proto::stream::StreamCondition;
 use rookery_storage::Storage;
 use tokio::sync::oneshot;
 
@@ -24,7 +24,6 @@ use crate::cluster::{self, Cluster};
 use crate::connection::Accepted;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
-use crate::user_session::End;
 use crate::{metrics, reply};
 
 /// What all arbiters of the process share.
@@ -59,6 +58,21 @@ impl NodeShared {
             });
         let shards = self.shards().len() as u64;
         usize::try_from((hash >> 16) % shards).expect("less than the number of shards")
+    }
+
+    /// Accounts by the number of the shard that owns them; shards without any are left out.
+    pub(crate) fn by_shard(
+        &self,
+        accounts: impl IntoIterator<Item = BareJid>,
+    ) -> Vec<(usize, Vec<BareJid>)> {
+        let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); self.shards().len()];
+        for account in accounts {
+            by_shard[self.shard_of(account.as_str())].push(account);
+        }
+        let by_shard = by_shard.into_iter().enumerate();
+        by_shard
+            .filter(|(_, accounts)| !accounts.is_empty())
+            .collect()
     }
 
     pub(crate) fn shards(&self) -> &[Addr<ShardActor>] {
@@ -266,12 +280,7 @@ impl Node {
         for shard in self.shared.shards() {
             let job = Run(Box::new(|shard| {
                 for resource in shard.all_resources() {
-                    let error = Some(StreamError::from(StreamCondition::SystemShutdown));
-                    let session = resource.session.clone();
-                    actix_rt::spawn(async move {
-                        // A session that is gone needs no end.
-                        let _ = session.send(End { error }).await;
-                    });
+                    resource.end(StreamCondition::SystemShutdown);
                 }
                 shard.end_connections(StreamCondition::SystemShutdown);
             }));

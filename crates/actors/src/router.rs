@@ -25,7 +25,7 @@ use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{IqType, Kind, MessageType, PresenceType, Stanza};
-use rookery_proto::stream::{StreamCondition, StreamError};
+use rookery_proto::stream::StreamCondition;
 use rookery_storage::NewEntry;
 use smallvec::SmallVec;
 
@@ -36,7 +36,6 @@ use crate::outbox::Outgoing;
 use crate::presence_list::{InboundSubscription, Probe};
 use crate::reply;
 use crate::shard::{Parcel, Shard, Work};
-use crate::user_session::End;
 
 /// How often a stanza is looked up again before it counts as undeliverable.
 const MAX_HOPS: u8 = 3;
@@ -152,12 +151,7 @@ impl Shard {
                 .inc();
             tracing::info!(jid = %resource.jid, "client does not read; its session ends");
             self.unbind(resource);
-            let error = StreamError::from(StreamCondition::ResourceConstraint);
-            let request = resource.session.send(End { error: Some(error) });
-            actix_rt::spawn(async move {
-                // A session that has stopped needs no end.
-                let _ = request.await;
-            });
+            resource.end(StreamCondition::ResourceConstraint);
         }
         false
     }
@@ -720,16 +714,10 @@ impl Shard {
         accepted: Instant,
         from_bus: bool,
     ) {
-        let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); self.node().shards().len()];
-        for recipient in recipients {
-            if self.node().serves(recipient.domain()) {
-                by_shard[self.node().shard_of(recipient.as_str())].push(recipient);
-            }
-        }
-        for (index, to) in by_shard.into_iter().enumerate() {
-            if to.is_empty() {
-                continue;
-            }
+        let served = recipients
+            .into_iter()
+            .filter(|recipient| self.node().serves(recipient.domain()));
+        for (index, to) in self.node().by_shard(served) {
             if index == self.index() {
                 self.broadcast_here(stanza, to, accepted, from_bus);
             } else {
@@ -897,16 +885,10 @@ impl Shard {
 
     /// Sends a resource the current presence of its contacts (RFC 6121 §4.3).
     pub(crate) fn probe(self: &Rc<Self>, prober: &FullJid, contacts: Vec<BareJid>) {
-        let mut by_shard: Vec<Vec<BareJid>> = vec![Vec::new(); self.node().shards().len()];
-        for contact in contacts {
-            if self.node().serves(contact.domain()) {
-                by_shard[self.node().shard_of(contact.as_str())].push(contact);
-            }
-        }
-        for (index, contacts) in by_shard.into_iter().enumerate() {
-            if contacts.is_empty() {
-                continue;
-            }
+        let served = contacts
+            .into_iter()
+            .filter(|contact| self.node().serves(contact.domain()));
+        for (index, contacts) in self.node().by_shard(served) {
             if index == self.index() {
                 self.probe_here(prober, contacts);
             } else {
@@ -1091,13 +1073,7 @@ impl Shard {
         };
         entry.block_list.take();
         for resource in entry.all() {
-            let request = resource.session.send(End {
-                error: Some(StreamError::from(condition)),
-            });
-            actix_rt::spawn(async move {
-                // A session that has stopped needs no end.
-                let _ = request.await;
-            });
+            resource.end(condition);
         }
     }
 }
