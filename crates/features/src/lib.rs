@@ -41,6 +41,7 @@ pub mod xep0077_register;
 pub mod xep0092_version;
 pub mod xep0115_caps;
 pub mod xep0191_blocking;
+pub mod xep0198_stream_management;
 pub mod xep0199_ping;
 pub mod xep0202_time;
 pub mod xep0440_channel_binding;

@@ -82,6 +82,8 @@ pub struct StreamError {
     pub text: Option<Cow<'static, str>>,
     /// Where to go instead, for [`StreamCondition::SeeOtherHost`].
     pub host: Option<Box<str>>,
+    /// A condition of the application's own, in its own namespace (RFC 6120 §4.9.4).
+    pub app: Option<Box<Element>>,
 }
 
 impl StreamError {
@@ -91,6 +93,7 @@ impl StreamError {
             condition,
             text: None,
             host: None,
+            app: None,
         }
     }
 
@@ -99,6 +102,15 @@ impl StreamError {
         Self {
             text: Some(text.into()),
             ..Self::new(condition)
+        }
+    }
+
+    /// With a condition of the application's own.
+    #[must_use]
+    pub fn with_app(self, app: Element) -> Self {
+        Self {
+            app: Some(Box::new(app)),
+            ..self
         }
     }
 
@@ -131,6 +143,9 @@ impl StreamError {
             out.push_str("<text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>");
             push_escaped(&mut out, text);
             out.push_str("</text>");
+        }
+        if let Some(app) = &self.app {
+            app.write_to(&mut out, "");
         }
         out.push_str("</stream:error>");
         out
@@ -174,6 +189,19 @@ mod tests {
         let read = Element::parse(&error.to_xml_ws(), "").unwrap();
         assert!(read.is("error", ns::STREAMS));
         assert!(read.child("host-unknown", ns::STREAM_ERRORS).is_some());
+    }
+
+    /// RFC 6120 §4.9.2, §4.9.4
+    #[test]
+    fn an_application_s_own_condition_comes_last() {
+        let error = StreamError::with_text(StreamCondition::UndefinedCondition, "too many")
+            .with_app(Element::new("too-many", "urn:example"));
+        assert!(
+            error
+                .to_xml()
+                .ends_with("too many</text><too-many xmlns='urn:example'/></stream:error>"),
+            "{error:?}"
+        );
     }
 
     #[test]
