@@ -60,7 +60,9 @@ impl Cluster {
 
     /// Queues a frame for a node; gives it back if that node's queue is full.
     pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
-        self.bus.send(to, frame).map_err(|busy| Box::new(busy.0))
+        self.bus
+            .send(to, frame)
+            .map_err(|refused| Box::new(refused.frame))
     }
 
     /// Sends a frame to all other nodes that have sessions of an account.
@@ -421,6 +423,7 @@ async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
             to,
             responsible: true,
             hops,
+            entry: _,
         } = frame
         {
             let Some(first) = to.first() else { continue };
@@ -462,6 +465,7 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             to,
             responsible,
             hops,
+            entry: _,
         } => {
             let Some(first) = to.first() else { return };
             let index = node.shard_of(first.bare_str());
@@ -521,6 +525,11 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             let index = node.shard_of(account.as_str());
             run(node, index, move |shard| shard.read_log_again(&account)).await;
         }
+        Frame::Carbon { .. }
+        | Frame::ResumeAsk { .. }
+        | Frame::ResumeAnswer { .. }
+        | Frame::ResumeTake { .. }
+        | Frame::ResumeState { .. } => tracing::debug!("a frame of a kind that nobody handles yet"),
     }
 }
 

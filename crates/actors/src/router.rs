@@ -473,6 +473,7 @@ impl Shard {
                 to,
                 responsible,
                 hops: parcel.hops,
+                entry: None,
             };
             match self.send_frame(epoch, frame) {
                 Ok(()) => responsible = false,

@@ -17,9 +17,11 @@
     reason = "a measurement"
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::AsyncCommands as _;
+use rookery_bus::frame::VERSION;
 use rookery_bus::{Bus, Frame, Inbound, Limits, RedisBus, RedisBusConfig};
 use rookery_directory::{RedisAddress, keys};
 use rookery_proto::cluster::Epoch;
@@ -85,7 +87,7 @@ async fn node(url: &str, epoch: Epoch, limits: Limits) -> RedisBus {
         .unwrap();
     let config = RedisBusConfig {
         limits,
-        ..RedisBusConfig::new(RedisAddress::parse(url).unwrap())
+        ..RedisBusConfig::new(RedisAddress::parse(url).unwrap(), Arc::new(|_| VERSION))
     };
     RedisBus::start(epoch, config).await.unwrap()
 }
@@ -130,9 +132,10 @@ async fn send(
             to: vec![to.clone()],
             responsible: true,
             hops: 0,
+            entry: None,
         };
-        while let Err(busy) = bus.send(Epoch(2), frame) {
-            frame = busy.0;
+        while let Err(refused) = bus.send(Epoch(2), frame) {
+            frame = refused.frame;
             bus.ready(Epoch(2)).await;
         }
         sent += 1;

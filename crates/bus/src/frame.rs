@@ -7,26 +7,42 @@
 //! ```
 //!
 //! The version is the first byte as it stands; a node refuses a version that it does not speak. A new
-//! kind of frame, or a change to one, is a new version: versions N and N-1 are both read, N is sent
-//! once all nodes speak it.
+//! kind of frame, or a change to one, is a new version. Versions N and N-1 are both read and written:
+//! a node says in the directory which one it speaks, and is sent no higher one. What only the newer
+//! can express is translated or refused ([`append_frame`]).
+//!
+//! | version | what it added |
+//! |---|---|
+//! | 1 | the start (`frame/v1.rs`) |
+//! | 2 | the log's entry of a delivered message, carbons, sessions that move between nodes |
+
+mod v1;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::roster::RosterItem;
 use rookery_proto::stanza::Stanza;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The format that this node writes, and the only one so far.
-pub const VERSION: u8 = 1;
+use crate::moved::{LogRef, MovedSession, ResumeReady, ResumeRefused};
 
-/// A frame of more bytes is refused as [`Busy`](crate::Busy).
+/// The newest format, which this node speaks.
+pub const VERSION: u8 = 2;
+
+/// The oldest format that this node speaks.
+pub const OLDEST_VERSION: u8 = 1;
+
+/// A frame of more bytes is refused as [`TooLarge`](crate::Reason::TooLarge).
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a batch may make its reader allocate.
 const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What one node says to another.
+///
+/// The order of the kinds is that of their numbers on the wire.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Frame {
     /// A stanza for sessions on that node.
@@ -40,6 +56,8 @@ pub enum Frame {
         responsible: bool,
         /// How many nodes have passed it on.
         hops: u8,
+        /// Where it stands in its recipient's log, if it does. Version 1 leaves this out.
+        entry: Option<LogRef>,
     },
     /// A presence for all available resources that these accounts have on that node.
     Broadcast {
@@ -88,6 +106,51 @@ pub enum Frame {
         /// Whose log.
         account: BareJid,
     },
+    /// A carbon copy (XEP-0280) for all resources that enabled carbons and that the account has on
+    /// that node, but these. Not in version 1.
+    Carbon {
+        /// Whose resources.
+        account: BareJid,
+        /// The message with its `<sent/>` or `<received/>`, without a recipient.
+        stanza: Stanza,
+        /// Who gets none: those that have the message itself.
+        except: Vec<FullJid>,
+    },
+    /// A client that has proved to be `account` wants to resume a session that is there (XEP-0198
+    /// §5): may it? The answer is [`Frame::ResumeAnswer`]. Not in version 1, like all that follow.
+    ResumeAsk {
+        /// Chosen by who asks; the answer carries the same.
+        request: u64,
+        /// Who the client is.
+        account: BareJid,
+        /// The `previd` of its `<resume/>`.
+        id: String,
+        /// The `h` of its `<resume/>`.
+        h: u32,
+    },
+    /// The answer to a [`Frame::ResumeAsk`].
+    ResumeAnswer {
+        /// That of the question.
+        request: u64,
+        /// Whether the session can be taken.
+        answer: Result<ResumeReady, ResumeRefused>,
+    },
+    /// Hand the session over, and be silent from then on. The answer is [`Frame::ResumeState`].
+    ResumeTake {
+        /// Chosen by who asks; the answer carries the same.
+        request: u64,
+        /// Whose session.
+        account: BareJid,
+        /// The session's id for resumption.
+        id: String,
+    },
+    /// The answer to a [`Frame::ResumeTake`].
+    ResumeState {
+        /// That of the question.
+        request: u64,
+        /// The session, or nothing if it is not there any more.
+        state: Option<Box<MovedSession>>,
+    },
 }
 
 /// What stands before the frames of a batch.
@@ -108,65 +171,89 @@ pub enum BatchError {
     #[error("an empty batch")]
     Empty,
     /// The sender speaks another version.
-    #[error("batch format version {0} is not spoken here, only {VERSION} is")]
+    #[error("batch format version {0} is not spoken here, only {OLDEST_VERSION} to {VERSION} are")]
     Version(u8),
     /// The bytes make no sense.
     #[error("a damaged batch: {0}")]
     Damaged(String),
 }
 
-/// Appends a frame to the body of a batch; its length in bytes is returned.
+/// Appends a frame to the body of a batch of this version; its length in bytes is returned. `None`,
+/// and nothing appended, if the version has no such frame.
 ///
 /// # Panics
 /// Never: memory takes every byte, and frames are made of plain values.
-pub fn append_frame(frame: &Frame, body: &mut Vec<u8>) -> usize {
+pub fn append_frame(frame: &Frame, version: u8, body: &mut Vec<u8>) -> Option<usize> {
+    if version >= 2 {
+        return Some(append(frame, body));
+    }
+    v1::Frame::translate(frame).map(|frame| append(&frame, body))
+}
+
+fn append(frame: &impl Serialize, body: &mut Vec<u8>) -> usize {
     bincode::serde::encode_into_std_write(frame, body, config())
         .expect("a Vec takes every byte and frames are plain values")
 }
 
-/// Writes a whole batch around a body of `frames` frames.
+/// Writes a whole batch of a version around a body of `frames` frames of that version.
 ///
 /// # Panics
 /// Never, for the same reasons as [`append_frame`].
-pub fn write_batch(head: BatchHead, frames: usize, body: &[u8]) -> Vec<u8> {
+pub fn write_batch(version: u8, head: BatchHead, frames: usize, body: &[u8]) -> Vec<u8> {
     let mut batch = Vec::with_capacity(40 + body.len());
-    batch.push(VERSION);
+    batch.push(version);
     bincode::serde::encode_into_std_write((head, frames as u64), &mut batch, config())
         .expect("a Vec takes every byte and heads are plain values");
     batch.extend_from_slice(body);
     batch
 }
 
-/// Reads a batch.
+/// Reads a batch of any version that is spoken here.
 ///
 /// # Errors
 /// [`BatchError`]; never panics, and allocates no more than a constant times the batch's length.
 pub fn read_batch(batch: &[u8]) -> Result<(BatchHead, Vec<Frame>), BatchError> {
     let (&version, rest) = batch.split_first().ok_or(BatchError::Empty)?;
-    if version != VERSION {
-        return Err(BatchError::Version(version));
+    match version {
+        1 => {
+            let (head, frames): (_, Vec<v1::Frame>) = read_whole(rest)?;
+            Ok((head, frames.into_iter().map(Frame::from).collect()))
+        }
+        2 => read_whole(rest),
+        _ => Err(BatchError::Version(version)),
     }
-    let (value, used) = bincode::serde::decode_from_slice(rest, config())
-        .map_err(|error| BatchError::Damaged(error.to_string()))?;
-    if used != rest.len() {
+}
+
+fn read_whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BatchError> {
+    let (value, used) = read(bytes)?;
+    if used != bytes.len() {
         return Err(BatchError::Damaged("bytes are left over".to_owned()));
     }
     Ok(value)
 }
 
-/// Reads the frames of a body that [`append_frame`] made.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), BatchError> {
+    bincode::serde::decode_from_slice(bytes, config())
+        .map_err(|error| BatchError::Damaged(error.to_string()))
+}
+
+/// Reads the frames of a body that [`append_frame`] made for this version.
 ///
 /// # Errors
 /// [`BatchError::Damaged`] if it is none.
-pub fn read_body(frames: usize, mut body: &[u8]) -> Result<Vec<Frame>, BatchError> {
-    let mut read = Vec::with_capacity(frames.min(body.len()));
+pub fn read_body(version: u8, frames: usize, mut body: &[u8]) -> Result<Vec<Frame>, BatchError> {
+    let mut all = Vec::with_capacity(frames.min(body.len()));
     for _ in 0..frames {
-        let (frame, used) = bincode::serde::decode_from_slice(body, config())
-            .map_err(|error| BatchError::Damaged(error.to_string()))?;
-        read.push(frame);
+        let (frame, used) = if version >= 2 {
+            read(body)?
+        } else {
+            let (frame, used): (v1::Frame, usize) = read(body)?;
+            (frame.into(), used)
+        };
+        all.push(frame);
         body = &body[used..];
     }
-    Ok(read)
+    Ok(all)
 }
 
 fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_DECODED_BYTES>> {
@@ -174,162 +261,4 @@ fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_DECODED_BYTES>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use rookery_proto::Element;
-    use rookery_proto::roster::Subscription;
-    use rookery_proto::stanza::{MessageType, PresenceType};
-
-    use super::*;
-
-    fn bare(jid: &str) -> BareJid {
-        BareJid::parse(jid).unwrap()
-    }
-
-    fn full(jid: &str) -> FullJid {
-        FullJid::parse(jid).unwrap()
-    }
-
-    fn head() -> BatchHead {
-        BatchHead {
-            from: Epoch(0x0102_0304_0506_0708),
-            sequence: 9,
-            sent_at: 1_700_000_000_000_000,
-        }
-    }
-
-    /// One of each kind.
-    fn frames() -> Vec<Frame> {
-        let message = Stanza::message(MessageType::Chat)
-            .with_from(full("ann@example.com/desk"))
-            .with_to(bare("bob@example.com"))
-            .with_id("m1")
-            .with_child(Element::new("body", "jabber:client").with_text("hi & bye"));
-        let mut item = RosterItem::new(bare("bob@example.com"));
-        item.name = Some("Bob".to_owned());
-        item.subscription = Subscription::Both;
-        item.groups = vec!["Friends".to_owned()];
-        vec![
-            Frame::Deliver {
-                stanza: message,
-                to: vec![full("bob@example.com/phone")],
-                responsible: true,
-                hops: 1,
-            },
-            Frame::Broadcast {
-                stanza: Stanza::presence(PresenceType::Unavailable)
-                    .with_from(full("ann@example.com/desk")),
-                to: vec![bare("bob@example.com"), bare("eve@example.com")],
-            },
-            Frame::RosterChanged {
-                account: bare("ann@example.com"),
-                item,
-                version: 300,
-            },
-            Frame::BlockListChanged {
-                account: bare("ann@example.com"),
-                added: vec![Jid::parse("example.org").unwrap()],
-                removed: vec![Jid::parse("eve@example.com/x").unwrap()],
-                all_removed: false,
-            },
-            Frame::Evict {
-                session: full("ann@example.com/desk"),
-                sequence: 1 << 50,
-            },
-            Frame::AccountChanged {
-                account: bare("ann@example.com"),
-                removed: true,
-            },
-        ]
-    }
-
-    fn batch(frames: &[Frame]) -> Vec<u8> {
-        let mut body = Vec::new();
-        for frame in frames {
-            append_frame(frame, &mut body);
-        }
-        write_batch(head(), frames.len(), &body)
-    }
-
-    #[test]
-    fn what_is_written_reads_back_equal() {
-        let (read, all) = read_batch(&batch(&frames())).unwrap();
-        assert_eq!(read, head());
-        assert_eq!(all, frames());
-        assert_eq!(read_batch(&batch(&[])).unwrap(), (head(), Vec::new()));
-        let mut body = Vec::new();
-        for frame in &frames() {
-            let before = body.len();
-            assert_eq!(append_frame(frame, &mut body), body.len() - before);
-        }
-        assert_eq!(read_body(frames().len(), &body).unwrap(), frames());
-    }
-
-    /// Nodes of this version write these bytes, so every later one has to read them.
-    #[test]
-    fn version_1_is_frozen() {
-        let written = batch(&frames());
-        let hex = FROZEN.split_whitespace().collect::<String>();
-        let frozen: Vec<u8> = (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-            .collect();
-
-        assert_eq!(written, frozen, "{written:02x?}");
-        assert_eq!(read_batch(&frozen).unwrap(), (head(), frames()));
-    }
-
-    const FROZEN: &str = "\
-         01fd080706050403020109fd00401e18240a060006000000010f626f62406578616d706c652e636f\
-         6d0114616e6e406578616d706c652e636f6d2f6465736b01026d310000193c626f64793e68692026\
-         616d703b206279653c2f626f64793e010104000115626f62406578616d706c652e636f6d2f70686f\
-         6e650101010101000114616e6e406578616d706c652e636f6d2f6465736b0000000000020f626f62\
-         406578616d706c652e636f6d0f657665406578616d706c652e636f6d020f616e6e406578616d706c\
-         652e636f6d0f626f62406578616d706c652e636f6d0103426f62030000000107467269656e6473fb\
-         2c01030f616e6e406578616d706c652e636f6d010b6578616d706c652e6f72670111657665406578\
-         616d706c652e636f6d2f78000414616e6e406578616d706c652e636f6d2f6465736bfd0000000000\
-         000400050f616e6e406578616d706c652e636f6d01";
-
-    #[test]
-    fn other_versions_and_damage_are_refused() {
-        let mut other = batch(&frames());
-        other[0] = 2;
-        assert!(matches!(read_batch(&other), Err(BatchError::Version(2))));
-        assert!(matches!(read_batch(&[]), Err(BatchError::Empty)));
-        let whole = batch(&frames());
-        for end in 1..whole.len() {
-            assert!(
-                matches!(read_batch(&whole[..end]), Err(BatchError::Damaged(_))),
-                "{end}"
-            );
-        }
-        let longer = [&whole[..], &[0]].concat();
-        assert!(matches!(read_batch(&longer), Err(BatchError::Damaged(_))));
-    }
-
-    #[test]
-    fn a_batch_that_claims_to_be_huge_is_refused() {
-        // Version 1, a head, and a count of 2^63 frames with nothing behind it.
-        let mut huge = write_batch(head(), 0, &[]);
-        huge.pop();
-        huge.push(253);
-        huge.extend((1_u64 << 63).to_le_bytes());
-        assert!(matches!(read_batch(&huge), Err(BatchError::Damaged(_))));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read_batch(&bytes);
-            let _ = read_batch(&[&[VERSION][..], &bytes].concat());
-        }
-
-        #[test]
-        fn a_flipped_byte_is_read_or_refused(at in 1_usize..400, with in any::<u8>()) {
-            let mut bytes = batch(&frames());
-            let at = at % bytes.len();
-            bytes[at] ^= with;
-            let _ = read_batch(&bytes);
-        }
-    }
-}
+mod tests;

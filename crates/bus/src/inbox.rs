@@ -207,6 +207,7 @@ mod tests {
     use rookery_proto::jid::BareJid;
 
     use super::*;
+    use crate::frame::VERSION;
 
     fn frame(number: u64) -> Frame {
         let account = BareJid::parse(&format!("user{number}@example.com")).unwrap();
@@ -219,14 +220,14 @@ mod tests {
     fn batch(from: u64, sequence: u64, frames: &[Frame]) -> Vec<u8> {
         let mut body = Vec::new();
         for frame in frames {
-            frame::append_frame(frame, &mut body);
+            frame::append_frame(frame, VERSION, &mut body).unwrap();
         }
         let head = BatchHead {
             from: Epoch(from),
             sequence,
             sent_at: now_micros(),
         };
-        frame::write_batch(head, frames.len(), &body)
+        frame::write_batch(VERSION, head, frames.len(), &body)
     }
 
     fn inbox() -> (Inbox, mpsc::Receiver<Inbound>) {

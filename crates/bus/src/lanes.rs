@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::frame::{self, BatchHead, MAX_FRAME_BYTES};
+use crate::frame::{self, BatchHead, MAX_FRAME_BYTES, OLDEST_VERSION, VERSION};
 use crate::inbox::now_micros;
 use crate::pace::Pace;
 use crate::transport::{Appended, Transport};
-use crate::{Busy, Frame, Inbound, Limits, metrics};
+use crate::{Frame, Inbound, Limits, Reason, Refused, Spoken, metrics};
 
 /// Pause before an append is tried again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -43,6 +43,7 @@ struct Shared {
     limits: Limits,
     transport: Arc<dyn Transport>,
     returned: mpsc::WeakSender<Inbound>,
+    spoken: Spoken,
     pace: Option<Pace>,
     closed: AtomicBool,
 }
@@ -50,6 +51,8 @@ struct Shared {
 /// The queue to one node.
 struct Lane {
     to: Epoch,
+    /// The version of the frames for it, as far as that is known.
+    version: AtomicU8,
     state: Mutex<LaneState>,
     work: Notify,
     room: Notify,
@@ -66,6 +69,7 @@ struct LaneState {
 
 /// A batch. The last one takes more frames unless it is being appended.
 struct Gathering {
+    version: u8,
     frames: usize,
     body: Vec<u8>,
     since: Instant,
@@ -88,6 +92,7 @@ impl Lanes {
         limits: Limits,
         transport: Arc<dyn Transport>,
         returned: mpsc::WeakSender<Inbound>,
+        spoken: Spoken,
     ) -> Self {
         let closed = AtomicBool::new(false);
         let pace = Pace::start(limits.gather);
@@ -97,6 +102,7 @@ impl Lanes {
                 limits,
                 transport,
                 returned,
+                spoken,
                 pace,
                 closed,
             }),
@@ -110,13 +116,23 @@ impl Lanes {
         clippy::result_large_err,
         reason = "refusals are rare and want the frame back"
     )]
-    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy> {
-        let lane = self.lane(to);
-        if self.shared.is_closed() || !lane.push(&frame, &self.shared.limits) {
-            metrics::REFUSED.inc();
-            return Err(Busy(frame));
-        }
-        Ok(())
+    pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Refused> {
+        let pushed = if self.shared.is_closed() {
+            Err(Reason::Closed)
+        } else {
+            self.lane(to).push(&frame, &self.shared)
+        };
+        pushed.map_err(|reason| {
+            match reason {
+                Reason::Full | Reason::Closed => metrics::REFUSED.inc(),
+                Reason::Unspoken => metrics::UNSPOKEN.inc(),
+                Reason::TooLarge { bytes } => {
+                    metrics::TOO_LARGE.inc();
+                    tracing::error!(node = %to, bytes, "a frame is too large for the bus");
+                }
+            }
+            Refused { frame, reason }
+        })
     }
 
     pub(crate) fn ready(&self, to: Epoch) -> BoxFuture<'static, ()> {
@@ -137,7 +153,7 @@ impl Lanes {
     /// What was in the inboxes may be lost: a batch to everybody shows who missed something.
     pub(crate) fn probe(&self) {
         for lane in self.all() {
-            lane.lock().batches.push_back(Gathering::new(true));
+            lane.lock().batches.push_back(Gathering::probe());
             lane.work.notify_one();
         }
     }
@@ -265,7 +281,7 @@ impl Shared {
             return;
         }
         metrics::RETURNED.inc_by(batch.frames as u64);
-        let frames = match frame::read_body(batch.frames, &batch.body) {
+        let frames = match frame::read_body(batch.version, batch.frames, &batch.body) {
             Ok(frames) => frames,
             Err(error) => {
                 tracing::error!(%error, "frames that were encoded here cannot be read");
@@ -300,18 +316,20 @@ impl Lane {
     fn new(to: Epoch) -> Self {
         Self {
             to,
+            version: AtomicU8::new(OLDEST_VERSION),
             state: Mutex::default(),
             work: Notify::new(),
             room: Notify::new(),
         }
     }
 
-    /// `false` if there is no room.
-    fn push(&self, frame: &Frame, limits: &Limits) -> bool {
+    fn push(&self, frame: &Frame, shared: &Shared) -> Result<(), Reason> {
+        let version = self.version(&shared.spoken);
         let mut state = self.lock();
-        if !state.has_room(limits) || !state.push(frame, limits) {
-            return false;
+        if !state.has_room(&shared.limits) {
+            return Err(Reason::Full);
         }
+        state.push(frame, version, &shared.limits)?;
         // While a batch is being appended the task looks for the next one by itself.
         let wake = !state.sending;
         drop(state);
@@ -319,7 +337,19 @@ impl Lane {
         if wake {
             self.work.notify_one();
         }
-        true
+        Ok(())
+    }
+
+    /// The highest version that both nodes speak. An incarnation never speaks another one, so only
+    /// what is not the newest is asked for again: it may be a node that is not known yet.
+    fn version(&self, spoken: &Spoken) -> u8 {
+        let known = self.version.load(Ordering::Relaxed);
+        if known == VERSION {
+            return known;
+        }
+        let version = spoken(self.to).clamp(OLDEST_VERSION, VERSION);
+        self.version.store(version, Ordering::Relaxed);
+        version
     }
 
     /// Waits for a batch; `false` when the bus ends and there is none.
@@ -358,7 +388,7 @@ impl Lane {
             sequence,
             sent_at: next.sent_at,
         };
-        let batch = frame::write_batch(head, next.frames, &next.body);
+        let batch = frame::write_batch(next.version, head, next.frames, &next.body);
         let sending = Sending {
             batch,
             frames: next.frames,
@@ -391,41 +421,56 @@ impl LaneState {
         self.frames < limits.queue_frames && self.bytes < limits.queue_bytes
     }
 
-    /// `false` if the frame is too large for any batch.
-    fn push(&mut self, frame: &Frame, limits: &Limits) -> bool {
-        let sending_only = self.sending && self.batches.len() == 1;
-        let takes_more = |last: &Gathering| !last.probe && last.body.len() < limits.batch_bytes;
-        if sending_only || !self.batches.back().is_some_and(takes_more) {
-            self.batches.push_back(Gathering::new(false));
-        }
-        let Some(batch) = self.batches.back_mut() else {
-            return false;
+    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<(), Reason> {
+        let may_add = self.batches.len() > usize::from(self.sending);
+        let takes_more = |last: &&mut Gathering| {
+            may_add
+                && !last.probe
+                && last.version == version
+                && last.body.len() < limits.batch_bytes
         };
-        let before = batch.body.len();
-        let bytes = frame::append_frame(frame, &mut batch.body);
-        if bytes > MAX_FRAME_BYTES {
-            batch.body.truncate(before);
-            if batch.frames == 0 {
-                self.batches.pop_back();
-            }
-            tracing::error!(bytes, "a frame is too large for the bus");
-            return false;
+        if let Some(last) = self.batches.back_mut().filter(takes_more) {
+            self.bytes += last.add(frame)?;
+        } else {
+            let mut batch = Gathering::new(version);
+            self.bytes += batch.add(frame)?;
+            self.batches.push_back(batch);
         }
-        batch.frames += 1;
         self.frames += 1;
-        self.bytes += bytes;
-        true
+        Ok(())
     }
 }
 
 impl Gathering {
-    fn new(probe: bool) -> Self {
+    fn new(version: u8) -> Self {
         Self {
+            version,
             frames: 0,
             body: Vec::new(),
             since: Instant::now(),
             sent_at: now_micros(),
-            probe,
+            probe: false,
         }
+    }
+
+    /// The head of a batch is the same in all versions.
+    fn probe() -> Self {
+        Self {
+            probe: true,
+            ..Self::new(OLDEST_VERSION)
+        }
+    }
+
+    /// Returns the frame's length.
+    fn add(&mut self, frame: &Frame) -> Result<usize, Reason> {
+        let before = self.body.len();
+        let bytes =
+            frame::append_frame(frame, self.version, &mut self.body).ok_or(Reason::Unspoken)?;
+        if bytes > MAX_FRAME_BYTES {
+            self.body.truncate(before);
+            return Err(Reason::TooLarge { bytes });
+        }
+        self.frames += 1;
+        Ok(bytes)
     }
 }

@@ -11,7 +11,8 @@
 //!
 //! The types to know:
 //! - [`Bus`]: the trait, with [`RedisBus`] (Redis Streams) and [`MemoryBus`] (one process).
-//! - [`Frame`]: what one node says to another.
+//! - [`Frame`]: what one node says to another; [`MovedSession`]: a session on its way.
+//! - [`Refused`]: a frame that was not taken, and why.
 //! - [`Inbound`]: what comes in, and what comes back.
 //! - [`Limits`]: the bounds of queues, batches and patience.
 
@@ -22,21 +23,28 @@ mod lanes;
 mod limits;
 mod memory;
 pub mod metrics;
+mod moved;
 mod pace;
 mod redis_streams;
 mod transport;
 
-pub use error::{Busy, Error};
+pub use error::{Error, Reason, Refused};
 pub use frame::Frame;
 pub use inbox::Ack;
 pub use limits::Limits;
 pub use memory::{MemoryBus, MemoryHub};
+pub use moved::{LogRef, MovedSession, MovedStanza, ResumeReady, ResumeRefused};
 pub use redis_streams::{RedisBus, RedisBusConfig};
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use rookery_proto::cluster::Epoch;
 use tokio::sync::mpsc;
+
+/// Tells which version of the frames a node speaks: [`frame::OLDEST_VERSION`] if it is not known.
+pub type Spoken = Arc<dyn Fn(Epoch) -> u8 + Send + Sync>;
 
 /// Carries frames between nodes.
 #[async_trait]
@@ -44,19 +52,20 @@ pub trait Bus: Send + Sync + 'static {
     /// Queues a frame for a node and returns at once.
     ///
     /// # Errors
-    /// [`Busy`], with the frame, when the queue to that node is full (it or Redis is slower than
-    /// this node), or when the bus is shut down.
+    /// [`Refused`], with the frame: the queue to that node is full (it or Redis is slower than this
+    /// node), the frame is too large or that node's version has none like it, or the bus is shut
+    /// down.
     #[expect(
         clippy::result_large_err,
         reason = "refusals are rare and want the frame back"
     )]
-    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy>;
+    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Refused>;
 
     /// Resolves when the queue to a node has room again; at once if it has.
     fn ready(&self, to: Epoch) -> BoxFuture<'static, ()>;
 
     /// What comes in. `None` if it was taken before. The channel is short: a consumer that is slow
-    /// makes the inbox grow, and full inboxes make the senders [`Busy`].
+    /// makes the inbox grow, and full inboxes make the queues of the senders full.
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>>;
 
     /// The frames that a dead node has not handled, in the order of its inbox, which is deleted.

@@ -15,10 +15,11 @@ use rookery_proto::cluster::Epoch;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
+use crate::frame::{OLDEST_VERSION, VERSION};
 use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Busy, Error, Frame, Inbound, Limits};
+use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
 
 /// Undelivered [`Inbound`]s at most.
 pub(crate) const INBOUND: usize = 16;
@@ -52,6 +53,8 @@ struct MemoryInbox {
     batches: VecDeque<(Position, Vec<u8>)>,
     appended: u64,
     alive: bool,
+    /// The version of the frames that its node speaks.
+    spoken: u8,
     notify: Arc<Notify>,
 }
 
@@ -74,13 +77,23 @@ impl MemoryHub {
 
     /// A node that joins, with its tasks on the current tokio runtime.
     pub fn node(&self, epoch: Epoch, limits: Limits) -> MemoryBus {
+        self.node_speaking(epoch, limits, VERSION)
+    }
+
+    /// A node that the others take for one that speaks this version of the frames.
+    pub fn node_speaking(&self, epoch: Epoch, limits: Limits, version: u8) -> MemoryBus {
         let (sender, receiver) = mpsc::channel(INBOUND);
-        self.shared.lock().entry(epoch).or_default().alive = true;
+        {
+            let mut inboxes = self.shared.lock();
+            let inbox = inboxes.entry(epoch).or_default();
+            inbox.alive = true;
+            inbox.spoken = version;
+        }
         let transport = Arc::new(MemoryTransport {
             shared: self.shared.clone(),
         });
         let patience = limits.flush_patience;
-        let lanes = Lanes::new(epoch, limits, transport, sender.downgrade());
+        let lanes = Lanes::new(epoch, limits, transport, sender.downgrade(), self.spoken());
         let inbox = Inbox::new(sender);
         let handled = inbox.handled();
         let reader = tokio::spawn(read(self.shared.clone(), epoch, inbox)).abort_handle();
@@ -93,6 +106,16 @@ impl MemoryHub {
             patience,
             shared: self.shared.clone(),
         }
+    }
+
+    fn spoken(&self) -> Spoken {
+        let shared = self.shared.clone();
+        Arc::new(move |epoch| {
+            let inboxes = shared.lock();
+            inboxes
+                .get(&epoch)
+                .map_or(OLDEST_VERSION, |inbox| inbox.spoken)
+        })
     }
 
     /// Makes the bus fail, as when Redis is away, or work again.
@@ -113,7 +136,7 @@ impl MemoryHub {
 
 #[async_trait]
 impl Bus for MemoryBus {
-    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy> {
+    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Refused> {
         self.lanes.send(to, frame)
     }
 

@@ -74,6 +74,14 @@ pub(crate) static REFUSED: LazyLock<IntCounter> = counter!(
     "rookery_bus_refused_frames_total",
     "Frames refused because a queue was full"
 );
+pub(crate) static UNSPOKEN: LazyLock<IntCounter> = counter!(
+    "rookery_bus_unspoken_frames_total",
+    "Frames refused because their node speaks an older version that has none like them"
+);
+pub(crate) static TOO_LARGE: LazyLock<IntCounter> = counter!(
+    "rookery_bus_too_large_frames_total",
+    "Frames refused because they are too large"
+);
 pub(crate) static FULL: LazyLock<IntCounter> = counter!(
     "rookery_bus_full_inboxes_total",
     "Appends that had to wait for a full inbox"
@@ -110,6 +118,8 @@ pub fn init() {
     LazyLock::force(&QUEUED);
     for counter in [
         &REFUSED,
+        &UNSPOKEN,
+        &TOO_LARGE,
         &FULL,
         &RETURNED,
         &CLAIMED,

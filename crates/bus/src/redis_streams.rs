@@ -23,7 +23,7 @@ use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::memory::INBOUND;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Busy, Error, Frame, Inbound, Limits};
+use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
 
 /// `KEYS`: inbox, lease. `ARGV`: batch, longest inbox. Returns -1 if there is no lease, -2 if the
 /// inbox is too long, else 1.
@@ -47,7 +47,7 @@ const DELETE_DELAY: Duration = Duration::from_millis(20);
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// How a node takes part in the bus.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisBusConfig {
     /// Where Redis is; the directory's.
     pub address: RedisAddress,
@@ -59,17 +59,20 @@ pub struct RedisBusConfig {
     pub patience: Duration,
     /// The bounds.
     pub limits: Limits,
+    /// Which frames other nodes speak; the directory knows.
+    pub spoken: Spoken,
 }
 
 impl RedisBusConfig {
     /// The default prefix and limits, answers within 500 ms, 5 s to connect.
-    pub fn new(address: RedisAddress) -> Self {
+    pub fn new(address: RedisAddress, spoken: Spoken) -> Self {
         Self {
             address,
             prefix: keys::DEFAULT_PREFIX.to_owned(),
             response_timeout: Duration::from_millis(500),
             patience: Duration::from_secs(5),
             limits: Limits::default(),
+            spoken,
         }
     }
 }
@@ -128,8 +131,13 @@ impl RedisBus {
         });
         let (sender, receiver) = mpsc::channel(INBOUND);
         let patience = config.limits.flush_patience;
-        let lanes = Lanes::new(epoch, config.limits, transport.clone(), sender.downgrade());
-        let lanes = Arc::new(lanes);
+        let lanes = Arc::new(Lanes::new(
+            epoch,
+            config.limits,
+            transport.clone(),
+            sender.downgrade(),
+            config.spoken,
+        ));
         let inbox = Inbox::new(sender);
         let key = keys::inbox(&transport.prefix, epoch);
         let handled = inbox.handled();
@@ -161,7 +169,7 @@ impl RedisBus {
 
 #[async_trait]
 impl Bus for RedisBus {
-    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Busy> {
+    fn send(&self, to: Epoch, frame: Frame) -> Result<(), Refused> {
         self.lanes.send(to, frame)
     }
 

@@ -22,6 +22,10 @@ impl suite::Hub for InMemory {
         Arc::new(self.0.node(epoch, limits))
     }
 
+    async fn older_node(&self, epoch: Epoch) -> Arc<dyn Bus> {
+        Arc::new(self.0.node_speaking(epoch, Limits::default(), 1))
+    }
+
     async fn bury(&self, _: Epoch) {}
 
     async fn set_reachable(&self, reachable: bool) {

@@ -6,12 +6,14 @@
 mod redis_server;
 mod suite;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::AsyncCommands as _;
-use rookery_bus::{Bus, Inbound, Limits, RedisBus, RedisBusConfig};
+use rookery_bus::frame::VERSION;
+use rookery_bus::{Bus, Inbound, Limits, RedisBus, RedisBusConfig, Spoken};
 use rookery_directory::keys;
 use rookery_proto::cluster::Epoch;
 
@@ -20,6 +22,7 @@ use crate::suite::{PATIENCE, frame, patient, receive, send, within};
 
 struct InRedis {
     server: RedisServer,
+    older: Arc<Mutex<HashSet<Epoch>>>,
     inbox_batches: usize,
 }
 
@@ -28,6 +31,7 @@ impl suite::Hub for InRedis {
     async fn start(inbox_batches: usize) -> Self {
         Self {
             server: RedisServer::start().await,
+            older: Arc::default(),
             inbox_batches,
         }
     }
@@ -37,7 +41,17 @@ impl suite::Hub for InRedis {
             inbox_batches: self.inbox_batches,
             ..limits
         };
-        Arc::new(start(&self.server, epoch, limits).await)
+        let older = self.older.clone();
+        let spoken: Spoken = Arc::new(move |epoch| {
+            let is_older = older.lock().unwrap().contains(&epoch);
+            if is_older { 1 } else { VERSION }
+        });
+        Arc::new(start_with(&self.server, epoch, limits, spoken).await)
+    }
+
+    async fn older_node(&self, epoch: Epoch) -> Arc<dyn Bus> {
+        self.older.lock().unwrap().insert(epoch);
+        self.node(epoch, Limits::default()).await
     }
 
     async fn bury(&self, epoch: Epoch) {
@@ -57,8 +71,17 @@ suite::bus_suite!(InRedis);
 
 /// A node, with a lease that does not end by itself.
 async fn start(server: &RedisServer, epoch: Epoch, limits: Limits) -> RedisBus {
+    start_with(server, epoch, limits, Arc::new(|_| VERSION)).await
+}
+
+async fn start_with(
+    server: &RedisServer,
+    epoch: Epoch,
+    limits: Limits,
+    spoken: Spoken,
+) -> RedisBus {
     lease(server, epoch).await;
-    let mut config = RedisBusConfig::new(server.address());
+    let mut config = RedisBusConfig::new(server.address(), spoken);
     config.limits = limits;
     RedisBus::start(epoch, config).await.unwrap()
 }

@@ -32,6 +32,7 @@ pub use redis_directory::{RedisConfig, RedisDirectory, keys};
 pub use session::{NodeInfo, Registered, SessionRow};
 
 use async_trait::async_trait;
+use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid};
 
 /// Maps JIDs to the nodes that run their sessions.
@@ -46,6 +47,9 @@ pub trait Directory: Send + Sync + 'static {
 
     /// The nodes that hold a lease, as last seen (a second ago or less), this one included.
     fn nodes(&self) -> Vec<NodeInfo>;
+
+    /// The newest version of the bus's frames that a node speaks; 1 if the node is not known.
+    fn frames(&self, node: Epoch) -> u8;
 
     /// What happens around this node. `None` if it was taken before.
     fn events(&self) -> Option<Events>;

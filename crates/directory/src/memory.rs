@@ -86,11 +86,17 @@ impl Memory {
 }
 
 impl MemoryCluster {
-    /// A node that joins.
+    /// A node that joins, speaking the oldest frames.
     pub fn node(&self, name: &str) -> Memory {
+        self.node_speaking(name, NodeInfo::OLDEST_FRAMES)
+    }
+
+    /// A node that joins and speaks this version of the bus's frames.
+    pub fn node_speaking(&self, name: &str, frames: u8) -> Memory {
         let node = NodeInfo {
             epoch: random_epoch(),
             name: name.into(),
+            frames,
         };
         let events = EventQueue::new();
         let mut state = self.shared.lock();
@@ -158,6 +164,14 @@ impl Directory for Memory {
             .values()
             .map(|(node, _)| node.clone())
             .collect()
+    }
+
+    fn frames(&self, node: Epoch) -> u8 {
+        let state = self.shared.lock();
+        state
+            .nodes
+            .get(&node)
+            .map_or(NodeInfo::OLDEST_FRAMES, |(node, _)| node.frames)
     }
 
     fn events(&self) -> Option<Events> {

@@ -30,6 +30,13 @@ pub struct NodeInfo {
     pub epoch: Epoch,
     /// The name shown to people (`cluster.node`). Two nodes may share one.
     pub name: Arc<str>,
+    /// The newest version of the bus's frames that it speaks; 1 if it does not say.
+    pub frames: u8,
+}
+
+impl NodeInfo {
+    /// What a node speaks that does not say.
+    pub const OLDEST_FRAMES: u8 = 1;
 }
 
 /// The outcome of [`Directory::register`](crate::Directory::register).

@@ -83,6 +83,83 @@ async fn without_redis_operations_fail_at_once_and_the_node_is_fenced() {
 }
 
 #[tokio::test]
+async fn nodes_know_which_frames_the_others_speak() {
+    let server = RedisServer::start().await;
+    let newer = RedisConfig {
+        frames: 7,
+        ..config(&server, "newer")
+    };
+    let newer = RedisDirectory::start(newer).await.unwrap();
+    let older = start(&server, "older").await;
+    let epoch = newer.this_node().epoch;
+    assert_eq!(older.frames(epoch), 7);
+    while newer.nodes().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(newer.frames(older.this_node().epoch), 1);
+    assert_eq!(newer.frames(rookery_proto::cluster::Epoch(1)), 1, "unknown");
+    let mut connection = server.connection().await;
+    let nodes = keys::nodes(keys::DEFAULT_PREFIX);
+    // One of the first version has no such field, and is not found by it either.
+    let field = format!("{}:frames", older.this_node().epoch);
+    let _: () = connection.hdel(&nodes, field).await.unwrap();
+    let later = RedisConfig {
+        frames: 7,
+        ..config(&server, "later")
+    };
+    let later = RedisDirectory::start(later).await.unwrap();
+    assert_eq!(later.nodes().len(), 3);
+    assert_eq!(later.frames(older.this_node().epoch), 1);
+    assert_eq!(later.frames(epoch), 7);
+
+    // A node that is gone leaves nothing behind.
+    drop(newer);
+    let mut left = vec![String::new(); 9];
+    while left.len() > 3 {
+        left = connection.hkeys(&nodes).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    left.sort();
+    let (one, two) = (older.this_node().epoch, later.this_node().epoch);
+    let mut expected = vec![one.to_string(), two.to_string(), format!("{two}:frames")];
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+#[tokio::test]
+async fn a_dead_node_is_claimed_by_one_that_speaks_its_frames() {
+    let server = RedisServer::start().await;
+    let newer = |name| {
+        RedisDirectory::start(RedisConfig {
+            frames: 2,
+            ..config(&server, name)
+        })
+    };
+    let older = start(&server, "older").await;
+    let heir = newer("heir").await.unwrap();
+    let mut older_events = older.events().unwrap();
+    let mut events = heir.events().unwrap();
+    for name in ["first", "second", "third"] {
+        let dead = newer(name).await.unwrap();
+        let node = dead.this_node().clone();
+        drop(dead);
+        let claimed = Event::Claimed { node: node.clone() };
+        expect(&mut events, |event| *event == claimed).await;
+        let lost = Event::NodeLost { node };
+        let heard = expect(&mut older_events, |event| {
+            matches!(event, Event::NodeLost { .. } | Event::Claimed { .. })
+        });
+        assert_eq!(heard.await, lost);
+    }
+    // With nobody else there it is the older one's turn.
+    let claimed = Event::Claimed {
+        node: heir.this_node().clone(),
+    };
+    drop(heir);
+    expect(&mut older_events, |event| *event == claimed).await;
+}
+
+#[tokio::test]
 async fn a_redis_that_hangs_costs_one_timeout() {
     let server = RedisServer::start().await;
     let mut config = config(&server, "one");

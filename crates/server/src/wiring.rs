@@ -120,16 +120,20 @@ async fn join_cluster(config: &Config) -> anyhow::Result<Option<Cluster>> {
     let address = RedisAddress::parse(url.as_str()).context("cluster.redis")?;
     let directory = RedisDirectory::start(RedisConfig {
         lease: config.cluster.lease,
+        frames: rookery_bus::frame::VERSION,
         ..RedisConfig::new(address.clone(), &config.cluster.node)
     })
     .await
     .context("cluster.redis")?;
+    let directory = Arc::new(directory);
     let epoch = directory.this_node().epoch;
-    let bus = RedisBus::start(epoch, RedisBusConfig::new(address))
+    let known = Arc::clone(&directory);
+    let spoken = Arc::new(move |epoch| known.frames(epoch));
+    let bus = RedisBus::start(epoch, RedisBusConfig::new(address, spoken))
         .await
         .context("cluster.redis")?;
     tracing::info!(node = config.cluster.node, %epoch, "joined the cluster");
-    Ok(Some((Arc::new(directory), Arc::new(bus))))
+    Ok(Some((directory, Arc::new(bus))))
 }
 
 /// What takes the exporter secrets of TLS handshakes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rookery_bus::{Bus, Frame, Inbound, Limits};
+use rookery_bus::{Bus, Frame, Inbound, Limits, LogRef, Reason};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::BareJid;
 use tokio::sync::mpsc::Receiver;
@@ -20,6 +20,8 @@ pub(crate) trait Hub {
     async fn start(inbox_batches: usize) -> Self;
     /// A node that lives.
     async fn node(&self, epoch: Epoch, limits: Limits) -> Arc<dyn Bus>;
+    /// A node that the others take for one of the version before. It reads the newest, too.
+    async fn older_node(&self, epoch: Epoch) -> Arc<dyn Bus>;
     /// A node is dead for all others from now on. Its handle has been dropped.
     async fn bury(&self, epoch: Epoch);
     /// Nothing works, or all does again. What is in the inboxes stays.
@@ -48,6 +50,7 @@ macro_rules! bus_suite {
             a_shutdown_sends_what_is_queued,
             a_shutdown_gives_back_what_it_cannot_send,
             a_frame_that_is_too_large_is_refused,
+            an_older_node_gets_what_it_understands,
         }
     };
 }
@@ -109,8 +112,9 @@ pub(crate) async fn frames_wait_for_a_slow_reader_within_bounds<H: Hub>() {
     while refused < 50 {
         match from.send(Epoch(2), frame(1, sent)) {
             Ok(()) => sent += 1,
-            Err(busy) => {
-                assert_eq!(busy.0, frame(1, sent));
+            Err(error) => {
+                assert_eq!(error.frame, frame(1, sent));
+                assert_eq!(error.reason, Reason::Full);
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -292,7 +296,8 @@ pub(crate) async fn a_shutdown_sends_what_is_queued<H: Hub>() {
         from.send(Epoch(2), frame(1, number)).unwrap();
     }
     within(from.shutdown()).await;
-    assert!(from.send(Epoch(2), frame(1, 0)).is_err());
+    let refused = from.send(Epoch(2), frame(1, 0)).unwrap_err();
+    assert_eq!(refused.reason, Reason::Closed);
     within(from.ready(Epoch(2))).await;
     assert!(
         within(own.recv()).await.is_none(),
@@ -347,10 +352,51 @@ pub(crate) async fn a_frame_that_is_too_large_is_refused<H: Hub>() {
             to: vec![account; count],
         }
     };
-    assert!(from.send(Epoch(2), accounts(2_000_000)).is_err());
+    let refused = from.send(Epoch(2), accounts(2_000_000)).unwrap_err();
+    assert!(
+        matches!(refused.reason, Reason::TooLarge { bytes } if bytes > 32_000_000),
+        "{refused}"
+    );
+    assert_eq!(refused.frame, accounts(2_000_000));
     from.send(Epoch(2), accounts(100_000)).unwrap();
     let (_, frames) = receive(&mut to.inbound().unwrap()).await;
     assert_eq!(frames, [accounts(100_000)]);
+}
+
+pub(crate) async fn an_older_node_gets_what_it_understands<H: Hub>() {
+    let hub = H::start(64).await;
+    let from = hub.node(Epoch(1), Limits::default()).await;
+    let older = hub.older_node(Epoch(2)).await;
+    let newer = hub.node(Epoch(3), Limits::default()).await;
+    let account = BareJid::parse("ann@example.com").unwrap();
+    let stanza = rookery_proto::Stanza::message(rookery_proto::MessageType::Chat);
+    let deliver = |entry| Frame::Deliver {
+        stanza: stanza.clone(),
+        to: vec![account.with_resource("desk").unwrap()],
+        responsible: true,
+        hops: 0,
+        entry,
+    };
+    let entry = Some(LogRef {
+        id: 7,
+        archived: true,
+    });
+    let carbon = Frame::Carbon {
+        account: account.clone(),
+        stanza: stanza.clone(),
+        except: Vec::new(),
+    };
+    for to in [Epoch(2), Epoch(3)] {
+        from.send(to, deliver(entry)).unwrap();
+    }
+    let refused = from.send(Epoch(2), carbon.clone()).unwrap_err();
+    assert_eq!(refused.reason, Reason::Unspoken);
+    assert_eq!(refused.frame, carbon);
+    from.send(Epoch(3), carbon.clone()).unwrap();
+    let got = receive_all(&mut older.inbound().unwrap(), 1).await;
+    assert_eq!(got, [deliver(None)]);
+    let got = receive_all(&mut newer.inbound().unwrap(), 2).await;
+    assert_eq!(got, [deliver(entry), carbon]);
 }
 
 // What the tests are written with.
@@ -383,6 +429,15 @@ pub(crate) async fn send(bus: &dyn Bus, to: Epoch, frame: &Frame) {
     while bus.send(to, frame.clone()).is_err() {
         within(bus.ready(to)).await;
     }
+}
+
+/// The next so many frames.
+pub(crate) async fn receive_all(inbound: &mut Receiver<Inbound>, number: usize) -> Vec<Frame> {
+    let mut all = Vec::new();
+    while all.len() < number {
+        all.extend(receive(inbound).await.1);
+    }
+    all
 }
 
 /// The next frames, which are handled thereby.

@@ -271,9 +271,10 @@ impl Collector<'_> {
         }
         let nodes = keys::nodes(&self.inner.config.prefix);
         let epoch = self.node.epoch.to_string();
+        let frames = keys::frames_field(self.node.epoch);
         self.inner
             .link
-            .command(redis::cmd("HDEL").arg(nodes).arg(epoch))
+            .command(redis::cmd("HDEL").arg(nodes).arg(epoch).arg(frames))
             .await
     }
 

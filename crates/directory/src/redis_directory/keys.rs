@@ -7,7 +7,7 @@
 //! | `P:{epoch}:sessions` | set | full JIDs that the node has, or had, rows of |
 //! | `P:{epoch}:claim` | string, expires | which node (epoch) cleans up after this one |
 //! | `P:{epoch}:inbox` | stream | the bus's inbox of the node |
-//! | `P:nodes` | hash | epoch → name: the nodes that live or are not cleaned up yet |
+//! | `P:nodes` | hash | epoch → name: the nodes that live or are not cleaned up yet; `{epoch}:frames` → the newest version of the bus's frames that the node speaks |
 //!
 //! `P` is the prefix, `rk1` by default; its number is the version of this layout. The braces are the
 //! hash tags of Redis Cluster: all that one script touches is in one slot. `P:nodes` grows with the
@@ -46,6 +46,12 @@ pub fn inbox(prefix: &str, epoch: Epoch) -> String {
 /// The nodes that live or are not cleaned up yet.
 pub fn nodes(prefix: &str) -> String {
     format!("{prefix}:nodes")
+}
+
+/// The field of [`nodes`] that says which frames a node speaks. Nodes of the first version, which
+/// have none, skip what is no epoch.
+pub(crate) fn frames_field(epoch: Epoch) -> String {
+    format!("{epoch}:frames")
 }
 
 /// The pub/sub channel of the cache hints.

@@ -33,6 +33,8 @@ pub(super) async fn take(inner: &Inner) -> Result<(), Error> {
         .arg(nodes)
         .arg(epoch.to_string())
         .arg(&*inner.node.name)
+        .arg(keys::frames_field(epoch))
+        .arg(inner.node.frames)
         .ignore();
     let () = inner.link.pipeline(&pipeline).await?;
     metrics::LEASE_RENEWALS.with_label_values(&["taken"]).inc();

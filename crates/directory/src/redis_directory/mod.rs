@@ -63,10 +63,12 @@ pub struct RedisConfig {
     pub response_timeout: Duration,
     /// How long the start waits for the first connection.
     pub patience: Duration,
+    /// The newest version of the bus's frames that this node speaks.
+    pub frames: u8,
 }
 
 impl RedisConfig {
-    /// A lease of 9 s, answers within 500 ms, 5 s to connect.
+    /// A lease of 9 s, answers within 500 ms, 5 s to connect, the oldest frames.
     pub fn new(address: RedisAddress, node: &str) -> Self {
         Self {
             address,
@@ -75,6 +77,7 @@ impl RedisConfig {
             lease: Duration::from_secs(9),
             response_timeout: Duration::from_millis(500),
             patience: Duration::from_secs(5),
+            frames: NodeInfo::OLDEST_FRAMES,
         }
     }
 }
@@ -140,6 +143,7 @@ impl RedisDirectory {
         let node = NodeInfo {
             epoch: random_epoch(),
             name: config.node.as_str().into(),
+            frames: config.frames,
         };
         let hints = Arc::new(Hints::new(node.epoch, events.clone()));
         let link = Link::open(
@@ -190,6 +194,13 @@ impl Directory for RedisDirectory {
 
     fn nodes(&self) -> Vec<NodeInfo> {
         self.inner.living().values().cloned().collect()
+    }
+
+    fn frames(&self, node: Epoch) -> u8 {
+        self.inner
+            .living()
+            .get(&node)
+            .map_or(NodeInfo::OLDEST_FRAMES, |node| node.frames)
     }
 
     fn events(&self) -> Option<Events> {
@@ -332,12 +343,10 @@ impl Inner {
         let mut dead = HashSet::new();
         if !unknown.is_empty() {
             let unknown: Vec<Epoch> = unknown.into_iter().collect();
-            for (epoch, name) in nodes::leases(self, &unknown).await? {
-                match name {
-                    Some(name) => drop(self.living_mut().insert(epoch, NodeInfo { epoch, name })),
-                    None => drop(dead.insert(epoch)),
-                }
-            }
+            let living = nodes::leases(self, &unknown).await?;
+            dead.extend(unknown);
+            dead.retain(|epoch| !living.contains_key(epoch));
+            self.living_mut().extend(living);
         }
         if !dead.is_empty() {
             for rows in found {

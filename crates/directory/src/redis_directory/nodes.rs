@@ -1,7 +1,8 @@
 //! Watching the other nodes.
 //!
 //! Each node looks at all leases nine times per lease. A node that is known and has no lease is lost:
-//! everybody is told, and one of those who noticed claims what it left behind.
+//! everybody is told, and one of those who noticed claims what it left behind, one that speaks its
+//! frames if there is one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub(super) async fn watch_once(inner: &Inner) -> Result<(), Error> {
     let listed = listed(inner).await?;
     let epochs: Vec<Epoch> = listed.keys().copied().collect();
     let leases = leases(inner, &epochs).await?;
-    inner.living_mut().extend(living(leases));
+    inner.living_mut().extend(leases);
     Ok(())
 }
 
@@ -57,7 +58,7 @@ impl Watch {
         if !epochs.contains(&inner.node.epoch) {
             epochs.push(inner.node.epoch);
         }
-        let living: HashMap<Epoch, NodeInfo> = living(leases(inner, &epochs).await?).collect();
+        let living = leases(inner, &epochs).await?;
         if !living.contains_key(&inner.node.epoch) || inner.in_grace() {
             // Others may be as little dead as this one: they are about to take theirs again.
             inner.living_mut().extend(living);
@@ -103,12 +104,22 @@ impl Watch {
         }
         // Not listed: somebody has cleaned up after it already.
         if is_listed
+            && inner.can_read_inbox_of(&node)
             && collect::claim(inner, node.epoch).await?
             && inner.collections.begin(node.epoch)
         {
             collectors.spawn(collect::collect(inner.clone(), node));
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Whether the frames that a dead node was sent can be read here, or nowhere. What is in its
+    /// inbox may be of its version; while nodes are upgraded there are older ones, too.
+    fn can_read_inbox_of(&self, dead: &NodeInfo) -> bool {
+        let reads = |node: &NodeInfo| node.frames >= dead.frames;
+        reads(&self.node) || !self.living().values().any(reads)
     }
 }
 
@@ -119,40 +130,46 @@ async fn listed(inner: &Inner) -> Result<HashMap<Epoch, NodeInfo>, Error> {
         .link
         .command(all.arg(keys::nodes(&inner.config.prefix)))
         .await?;
-    let node = |(epoch, name): (String, String)| {
-        let epoch: Epoch = epoch.parse().ok()?;
-        Some((
-            epoch,
-            NodeInfo {
-                epoch,
-                name: name.into(),
-            },
-        ))
+    let node = |(field, name): (&String, &String)| {
+        let epoch: Epoch = field.parse().ok()?;
+        let frames = all
+            .get(&keys::frames_field(epoch))
+            .and_then(|frames| frames.parse().ok());
+        Some((epoch, node(epoch, name, frames)))
     };
-    Ok(all.into_iter().filter_map(node).collect())
+    Ok(all.iter().filter_map(node).collect())
 }
 
-/// The name in each node's lease; `None` if it has no lease.
+/// Those of the nodes that have a lease.
 pub(super) async fn leases(
     inner: &Inner,
     epochs: &[Epoch],
-) -> Result<Vec<(Epoch, Option<Arc<str>>)>, Error> {
+) -> Result<HashMap<Epoch, NodeInfo>, Error> {
+    if epochs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let prefix = &inner.config.prefix;
     let mut pipeline = Pipeline::with_capacity(epochs.len());
     for epoch in epochs {
-        pipeline
-            .cmd("GET")
-            .arg(keys::lease(&inner.config.prefix, *epoch));
+        pipeline.cmd("GET").arg(keys::lease(prefix, *epoch));
     }
     let names: Vec<Option<String>> = inner.link.pipeline(&pipeline).await?;
-    Ok(epochs
-        .iter()
-        .copied()
-        .zip(names.into_iter().map(|name| name.map(Arc::from)))
+    let mut fields = redis::cmd("HMGET");
+    fields.arg(keys::nodes(prefix));
+    for epoch in epochs {
+        fields.arg(keys::frames_field(*epoch));
+    }
+    let frames: Vec<Option<u8>> = inner.link.command(&fields).await?;
+    let found = epochs.iter().zip(names).zip(frames);
+    Ok(found
+        .filter_map(|((epoch, name), frames)| Some((*epoch, node(*epoch, &name?, frames))))
         .collect())
 }
 
-fn living(leases: Vec<(Epoch, Option<Arc<str>>)>) -> impl Iterator<Item = (Epoch, NodeInfo)> {
-    let node =
-        |(epoch, name): (Epoch, Option<Arc<str>>)| Some((epoch, NodeInfo { epoch, name: name? }));
-    leases.into_iter().filter_map(node)
+fn node(epoch: Epoch, name: &str, frames: Option<u8>) -> NodeInfo {
+    NodeInfo {
+        epoch,
+        name: name.into(),
+        frames: frames.unwrap_or(NodeInfo::OLDEST_FRAMES),
+    }
 }

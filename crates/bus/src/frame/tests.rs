@@ -1,0 +1,333 @@
+//! What is written reads back, also by others, and nothing that is read does harm.
+
+use proptest::prelude::*;
+use rookery_proto::Element;
+use rookery_proto::roster::Subscription;
+use rookery_proto::stanza::{MessageType, PresenceType};
+
+use super::*;
+use crate::moved::MovedStanza;
+
+fn bare(jid: &str) -> BareJid {
+    BareJid::parse(jid).unwrap()
+}
+
+fn full(jid: &str) -> FullJid {
+    FullJid::parse(jid).unwrap()
+}
+
+fn head() -> BatchHead {
+    BatchHead {
+        from: Epoch(0x0102_0304_0506_0708),
+        sequence: 9,
+        sent_at: 1_700_000_000_000_000,
+    }
+}
+
+/// One of most kinds that version 1 has.
+fn frames() -> Vec<Frame> {
+    let message = Stanza::message(MessageType::Chat)
+        .with_from(full("ann@example.com/desk"))
+        .with_to(bare("bob@example.com"))
+        .with_id("m1")
+        .with_child(Element::new("body", "jabber:client").with_text("hi & bye"));
+    let mut item = RosterItem::new(bare("bob@example.com"));
+    item.name = Some("Bob".to_owned());
+    item.subscription = Subscription::Both;
+    item.groups = vec!["Friends".to_owned()];
+    vec![
+        Frame::Deliver {
+            stanza: message,
+            to: vec![full("bob@example.com/phone")],
+            responsible: true,
+            hops: 1,
+            entry: None,
+        },
+        Frame::Broadcast {
+            stanza: Stanza::presence(PresenceType::Unavailable)
+                .with_from(full("ann@example.com/desk")),
+            to: vec![bare("bob@example.com"), bare("eve@example.com")],
+        },
+        Frame::RosterChanged {
+            account: bare("ann@example.com"),
+            item,
+            version: 300,
+        },
+        Frame::BlockListChanged {
+            account: bare("ann@example.com"),
+            added: vec![Jid::parse("example.org").unwrap()],
+            removed: vec![Jid::parse("eve@example.com/x").unwrap()],
+            all_removed: false,
+        },
+        Frame::Evict {
+            session: full("ann@example.com/desk"),
+            sequence: 1 << 50,
+        },
+        Frame::AccountChanged {
+            account: bare("ann@example.com"),
+            removed: true,
+        },
+    ]
+}
+
+/// What version 2 has besides.
+fn newer_frames() -> Vec<Frame> {
+    let entry = Some(LogRef {
+        id: 1 << 40,
+        archived: true,
+    });
+    let stanza = Stanza::message(MessageType::Chat).with_from(full("ann@example.com/desk"));
+    let session = full("bob@example.com/phone");
+    let account = bare("bob@example.com");
+    let id = "0102".to_owned();
+    let moved = MovedSession {
+        jid: session.clone(),
+        handled: 7,
+        acked: u32::MAX,
+        outbox: vec![MovedStanza {
+            stanza: stanza.clone(),
+            to: Some(Jid::from(session.clone())),
+            entry,
+        }],
+        unacked: 1,
+        presence: Some(Stanza::presence(PresenceType::Available)),
+        priority: -5,
+        wants_roster: true,
+        uses_roster_versions: false,
+        wants_block_list: true,
+        carbons: false,
+        inactive: true,
+        directed: vec![Jid::parse("eve@example.org/x").unwrap()],
+        max_seconds: 300,
+    };
+    vec![
+        Frame::Deliver {
+            stanza: stanza.clone(),
+            to: vec![session.clone()],
+            responsible: true,
+            hops: 0,
+            entry,
+        },
+        Frame::LogChanged {
+            account: account.clone(),
+        },
+        Frame::Carbon {
+            account: account.clone(),
+            stanza,
+            except: vec![session.clone()],
+        },
+        Frame::ResumeAsk {
+            request: 300,
+            account: account.clone(),
+            id: id.clone(),
+            h: 70_000,
+        },
+        Frame::ResumeAnswer {
+            request: 300,
+            answer: Ok(ResumeReady { session }),
+        },
+        Frame::ResumeAnswer {
+            request: 300,
+            answer: Err(ResumeRefused {
+                unknown: true,
+                handled: Some(4),
+                sent: 5,
+            }),
+        },
+        Frame::ResumeTake {
+            request: 301,
+            account,
+            id,
+        },
+        Frame::ResumeState {
+            request: 301,
+            state: Some(Box::new(moved)),
+        },
+        Frame::ResumeState {
+            request: 302,
+            state: None,
+        },
+    ]
+}
+
+fn batch(version: u8, frames: &[Frame]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for frame in frames {
+        append_frame(frame, version, &mut body).unwrap();
+    }
+    write_batch(version, head(), frames.len(), &body)
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    let hex = hex.split_whitespace().collect::<String>();
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn what_is_written_reads_back_equal() {
+    let all = [frames(), newer_frames()].concat();
+    for (version, frames) in [(1, frames()), (2, all)] {
+        let (read, read_frames) = read_batch(&batch(version, &frames)).unwrap();
+        assert_eq!(read, head());
+        assert_eq!(read_frames, frames);
+        assert_eq!(
+            read_batch(&batch(version, &[])).unwrap(),
+            (head(), Vec::new())
+        );
+        let mut body = Vec::new();
+        for frame in &frames {
+            let before = body.len();
+            let length = append_frame(frame, version, &mut body);
+            assert_eq!(length, Some(body.len() - before));
+        }
+        assert_eq!(read_body(version, frames.len(), &body).unwrap(), frames);
+    }
+}
+
+/// Nodes of this version write these bytes, so those of the next one have to read them.
+#[test]
+fn version_1_is_frozen() {
+    let written = batch(1, &frames());
+    let frozen = unhex(FROZEN);
+
+    assert_eq!(written, frozen, "{written:02x?}");
+    assert_eq!(read_batch(&frozen).unwrap(), (head(), frames()));
+}
+
+/// Nodes of this version write these bytes, so those of the next one have to read them.
+#[test]
+fn version_2_is_frozen() {
+    let frames = [frames(), newer_frames()].concat();
+    let written = batch(2, &frames);
+    let frozen = unhex(FROZEN_2);
+
+    assert_eq!(written, frozen, "{}", hex(&written));
+    assert_eq!(read_batch(&frozen).unwrap(), (head(), frames));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
+#[test]
+fn what_version_1_cannot_say_is_left_out_or_refused() {
+    let mut newer = newer_frames().into_iter();
+    let mut deliver = newer.next().unwrap();
+    let mut body = Vec::new();
+    append_frame(&deliver, 1, &mut body).unwrap();
+    let Frame::Deliver { entry, .. } = &mut deliver else {
+        unreachable!("the first is")
+    };
+    *entry = None;
+    assert_eq!(read_body(1, 1, &body).unwrap(), [deliver]);
+
+    let log_changed = newer.next().unwrap();
+    body.clear();
+    append_frame(&log_changed, 1, &mut body).unwrap();
+    assert_eq!(read_body(1, 1, &body).unwrap(), [log_changed]);
+
+    for frame in newer {
+        body.clear();
+        assert_eq!(append_frame(&frame, 1, &mut body), None, "{frame:?}");
+        assert_eq!(body, []);
+    }
+}
+
+const FROZEN: &str = "\
+     01fd080706050403020109fd00401e18240a060006000000010f626f62406578616d706c652e636f\
+     6d0114616e6e406578616d706c652e636f6d2f6465736b01026d310000193c626f64793e68692026\
+     616d703b206279653c2f626f64793e010104000115626f62406578616d706c652e636f6d2f70686f\
+     6e650101010101000114616e6e406578616d706c652e636f6d2f6465736b0000000000020f626f62\
+     406578616d706c652e636f6d0f657665406578616d706c652e636f6d020f616e6e406578616d706c\
+     652e636f6d0f626f62406578616d706c652e636f6d0103426f62030000000107467269656e6473fb\
+     2c01030f616e6e406578616d706c652e636f6d010b6578616d706c652e6f72670111657665406578\
+     616d706c652e636f6d2f78000414616e6e406578616d706c652e636f6d2f6465736bfd0000000000\
+     000400050f616e6e406578616d706c652e636f6d01";
+
+const FROZEN_2: &str = "\
+     02fd080706050403020109fd00401e18240a06000f000000010f626f62406578616d706c652e636f\
+     6d0114616e6e406578616d706c652e636f6d2f6465736b01026d310000193c626f64793e68692026\
+     616d703b206279653c2f626f64793e010104000115626f62406578616d706c652e636f6d2f70686f\
+     6e65010100010101000114616e6e406578616d706c652e636f6d2f6465736b0000000000020f626f\
+     62406578616d706c652e636f6d0f657665406578616d706c652e636f6d020f616e6e406578616d70\
+     6c652e636f6d0f626f62406578616d706c652e636f6d0103426f62030000000107467269656e6473\
+     fb2c01030f616e6e406578616d706c652e636f6d010b6578616d706c652e6f726701116576654065\
+     78616d706c652e636f6d2f78000414616e6e406578616d706c652e636f6d2f6465736bfd00000000\
+     00000400050f616e6e406578616d706c652e636f6d01000000000114616e6e406578616d706c652e\
+     636f6d2f6465736b00000000000115626f62406578616d706c652e636f6d2f70686f6e65010001fd\
+     000000000001000001060f626f62406578616d706c652e636f6d070f626f62406578616d706c652e\
+     636f6d0000000114616e6e406578616d706c652e636f6d2f6465736b00000000000115626f624065\
+     78616d706c652e636f6d2f70686f6e6508fb2c010f626f62406578616d706c652e636f6d04303130\
+     32fc7011010009fb2c010015626f62406578616d706c652e636f6d2f70686f6e6509fb2c01010101\
+     04050afb2d010f626f62406578616d706c652e636f6d04303130320bfb2d010115626f6240657861\
+     6d706c652e636f6d2f70686f6e6507fcffffffff010000000114616e6e406578616d706c652e636f\
+     6d2f6465736b00000000000115626f62406578616d706c652e636f6d2f70686f6e6501fd00000000\
+     00010000010101010000000000000000fb01000100010111657665406578616d706c652e6f72672f\
+     78fb2c010bfb2e0100";
+
+#[test]
+fn other_versions_and_damage_are_refused() {
+    for version in [0, VERSION + 1] {
+        let mut other = batch(VERSION, &frames());
+        other[0] = version;
+        assert!(matches!(read_batch(&other), Err(BatchError::Version(found)) if found == version));
+    }
+    assert!(matches!(read_batch(&[]), Err(BatchError::Empty)));
+    for version in OLDEST_VERSION..=VERSION {
+        let whole = batch(version, &frames());
+        for end in 1..whole.len() {
+            assert!(
+                matches!(read_batch(&whole[..end]), Err(BatchError::Damaged(_))),
+                "{end}"
+            );
+        }
+        let longer = [&whole[..], &[0]].concat();
+        assert!(matches!(read_batch(&longer), Err(BatchError::Damaged(_))));
+    }
+}
+
+#[test]
+fn a_batch_that_claims_to_be_huge_is_refused() {
+    // A head, and a count of 2^63 frames with nothing behind it.
+    for version in OLDEST_VERSION..=VERSION {
+        let mut huge = write_batch(version, head(), 0, &[]);
+        huge.pop();
+        huge.push(253);
+        huge.extend((1_u64 << 63).to_le_bytes());
+        assert!(matches!(read_batch(&huge), Err(BatchError::Damaged(_))));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(
+        version in OLDEST_VERSION..=VERSION,
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let _ = read_batch(&bytes);
+        let _ = read_batch(&[&[version][..], &bytes].concat());
+    }
+
+    #[test]
+    fn a_flipped_byte_is_read_or_refused(
+        version in OLDEST_VERSION..=VERSION,
+        at in 1_usize..1000,
+        with in any::<u8>(),
+    ) {
+        let mut frames = frames();
+        if version > 1 {
+            frames.extend(newer_frames());
+        }
+        let mut bytes = batch(version, &frames);
+        let at = at % bytes.len();
+        bytes[at] ^= with;
+        let _ = read_batch(&bytes);
+    }
+}
