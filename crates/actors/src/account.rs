@@ -14,6 +14,7 @@ use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 
+use crate::log_tracker::LogTracker;
 use crate::outbox::Outbox;
 use crate::presence_list::PresenceList;
 use crate::user_session::{End, UserSession};
@@ -28,16 +29,20 @@ pub struct Account {
     pub presence_list: RefCell<Option<Addr<PresenceList>>>,
     /// Whom the account blocks (XEP-0191); `None` until it is read from storage.
     pub block_list: RefCell<Option<Rc<BlockList>>>,
+    /// The entries of its log that are on their way to its resources here.
+    pub log: Rc<LogTracker>,
 }
 
 impl Account {
     /// An account without resources.
     pub fn new(jid: BareJid) -> Self {
+        let log = Rc::new(LogTracker::new(jid.clone()));
         Self {
             jid,
             resources: RefCell::default(),
             presence_list: RefCell::default(),
             block_list: RefCell::default(),
+            log,
         }
     }
 
@@ -80,6 +85,14 @@ pub struct Resource {
     /// what was stored before has had its turn. Until then messages are stored, so that none overtakes
     /// an older one.
     pub takes_messages: Cell<bool>,
+    /// Whether it reads what was stored. When it is done, it takes messages.
+    pub reads_log: Cell<bool>,
+    /// Entries of the log up to this one are not for it: it has read that far.
+    pub read_up_to: Cell<u64>,
+    /// Whether the client wants copies of its other resources' messages (XEP-0280).
+    pub carbons: Cell<bool>,
+    /// What the client resumes the session by (XEP-0198), if it can.
+    pub resume_id: RefCell<Option<Box<str>>>,
     /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).
     pub wants_roster: Cell<bool>,
     /// Whether roster pushes for it carry a version (§2.6).

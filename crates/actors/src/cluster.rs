@@ -23,6 +23,7 @@ use crate::account::Resource;
 use crate::metrics;
 use crate::node::{NodeShared, end_sessions};
 use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost};
+use crate::router::FromBus;
 use crate::shard::{Parcel, Run, Shard, Work};
 
 /// How long a cached row is believed without a hint that it changed.
@@ -60,9 +61,7 @@ impl Cluster {
 
     /// Queues a frame for a node; gives it back if that node's queue is full.
     pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
-        self.bus
-            .send(to, frame)
-            .map_err(|refused| Box::new(refused.frame))
+        self.bus.send(to, frame).map_err(|busy| Box::new(busy.0))
     }
 
     /// Sends a frame to all other nodes that have sessions of an account.
@@ -423,20 +422,17 @@ async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
             to,
             responsible: true,
             hops,
-            entry: _,
+            entry,
+            counts,
         } = frame
         {
             let Some(first) = to.first() else { continue };
             if stanza.to.is_none() {
                 stanza.to = Some(Jid::from(first.clone()));
             }
+            let parcel = Parcel::from_frame(stanza, hops + 1, entry, counts);
             run(node, node.shard_of(first.bare_str()), move |shard| {
-                let accepted = std::time::Instant::now();
-                shard.again(Parcel {
-                    stanza: Arc::new(stanza),
-                    hops: hops + 1,
-                    accepted,
-                });
+                shard.again(parcel);
             })
             .await;
         }
@@ -465,14 +461,17 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             to,
             responsible,
             hops,
-            entry: _,
+            entry,
+            counts,
         } => {
             let Some(first) = to.first() else { return };
             let index = node.shard_of(first.bare_str());
-            run(node, index, move |shard| {
-                shard.deliver_from_bus(stanza, &to, responsible, hops);
-            })
-            .await;
+            let delivery = FromBus {
+                parcel: Parcel::from_frame(stanza, hops, entry, counts),
+                to,
+                responsible,
+            };
+            run(node, index, move |shard| shard.deliver_from_bus(delivery)).await;
         }
         Frame::Broadcast { stanza, to } => {
             let stanza = Arc::new(stanza);
@@ -525,11 +524,6 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             let index = node.shard_of(account.as_str());
             run(node, index, move |shard| shard.read_log_again(&account)).await;
         }
-        Frame::Carbon { .. }
-        | Frame::ResumeAsk { .. }
-        | Frame::ResumeAnswer { .. }
-        | Frame::ResumeTake { .. }
-        | Frame::ResumeState { .. } => tracing::debug!("a frame of a kind that nobody handles yet"),
     }
 }
 

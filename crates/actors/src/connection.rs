@@ -145,6 +145,8 @@ struct Negotiating {
 struct Bound {
     session: Addr<UserSession>,
     outbox: Rc<Outbox>,
+    /// Which of the session's connections this is; a resumed session has had others.
+    generation: u32,
     scope: StreamScope,
 }
 
@@ -455,16 +457,10 @@ impl Connection {
         let unsent = std::mem::take(&mut self.in_flight);
         let unsent = unsent.into_iter().map(|(outgoing, _)| outgoing).collect();
         match &mut self.state {
-            State::Bound(bound) => tell(
-                &bound.session,
-                Detached {
-                    unsent,
-                    clean: false,
-                },
-            ),
+            State::Bound(bound) => bound.tell_session(unsent, false),
             State::Ending(ending) => {
                 if let Some((bound, clean)) = ending.release() {
-                    tell(&bound.session, Detached { unsent, clean });
+                    bound.tell_session(unsent, clean);
                 }
             }
             State::Proxied(_) | State::Negotiating(_) => {}
@@ -472,13 +468,19 @@ impl Connection {
     }
 }
 
-/// Gives a session its last message.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a session that misses this message would never end; there is one for each"
-)]
-fn tell(session: &Addr<UserSession>, detached: Detached) {
-    session.do_send(detached);
+impl Bound {
+    /// Gives the session the last message of this connection.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a session that misses this message would never end; there is one for each connection"
+    )]
+    fn tell_session(&self, unsent: Vec<Outgoing>, clean: bool) {
+        self.session.do_send(Detached {
+            generation: self.generation,
+            unsent,
+            clean,
+        });
+    }
 }
 
 impl Actor for Connection {

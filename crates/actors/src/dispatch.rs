@@ -6,7 +6,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rookery_bus::Frame;
 use rookery_features::iq::{Addressee, Request};
@@ -20,33 +21,30 @@ use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
 
-use crate::metrics::{self, Outcome};
+use crate::metrics::Outcome;
 use crate::node;
 use crate::presence_list::{BlockListRequest, RosterRequest};
 use crate::reply;
+use crate::shard::Parcel;
 use crate::user_session::{Session, Taken};
 
 /// What takes time; yields what the stream ends with, if it has to.
 type Job = Pin<Box<dyn Future<Output = Option<StreamError>>>>;
 
 /// Handles an IQ from the session's client.
-pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Taken {
+pub(crate) fn iq(session: &Rc<Session>, parcel: Parcel) -> Taken {
     let node = session.shard.node();
     let own = &session.account.jid;
+    let stanza = &parcel.stanza;
     let addressee = Addressee::of(stanza.to.as_ref(), own, |domain| node.serves(domain));
     match &addressee {
-        Addressee::Resource(to) if xep0012_last::is_query(&stanza) => {
+        Addressee::Resource(to) if xep0012_last::is_query(stanza) => {
             let account = Addressee::Account(to.to_bare());
-            return Taken::Waiting(pass_if_visible(
-                Rc::clone(session),
-                stanza,
-                account,
-                accepted,
-            ));
+            return Taken::Waiting(pass_if_visible(Rc::clone(session), parcel, account));
         }
-        Addressee::Resource(_) | Addressee::Remote => return session.route(stanza, accepted),
+        Addressee::Resource(_) | Addressee::Remote => return session.route(parcel),
         Addressee::Nobody => {
-            session.refuse(&stanza, &Condition::ServiceUnavailable.into());
+            session.refuse(parcel, &Condition::ServiceUnavailable.into());
             return Taken::Done;
         }
         Addressee::Account(account) => {
@@ -60,39 +58,38 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
                 Some(false) => {}
                 // XEP-0191 §3.5
                 Some(true) => {
-                    session.refuse(&stanza, &reply::blocked_by_sender());
+                    session.refuse(parcel, &reply::blocked_by_sender());
                     return Taken::Done;
                 }
-                None => {
-                    return Taken::Waiting(with_block_list(Rc::clone(session), stanza, accepted));
-                }
+                None => return Taken::Waiting(with_block_list(Rc::clone(session), parcel)),
             }
         }
         Addressee::Server | Addressee::Own => {}
     }
-    let request = Request::of(&stanza, &addressee);
+    let request = Request::of(stanza, &addressee);
     let answer = match request {
         Request::Reply => {
-            metrics::outcome(stanza.kind, Outcome::Delivered);
+            parcel.end(Outcome::Delivered);
             return Taken::Done;
         }
-        Request::Ping => Ok(Some(xep0199_ping::pong(&stanza))),
-        Request::Session => Ok(Some(stanza.reply_result())),
-        Request::Version => Ok(Some(stanza.reply_result_with(xep0092_version::version()))),
-        Request::Time => Ok(Some(
-            stanza.reply_result_with(xep0202_time::time(SystemTime::now())),
-        )),
+        Request::Ping => Ok(xep0199_ping::pong(stanza)),
+        Request::Session => Ok(stanza.reply_result()),
+        Request::Version => Ok(stanza.reply_result_with(xep0092_version::version())),
+        Request::Time => Ok(stanza.reply_result_with(xep0202_time::time(SystemTime::now()))),
         Request::DiscoInfo { ref node } if addressee == Addressee::Server => {
-            xep0030_disco::server_info(node.as_deref())
-                .map(|info| Some(stanza.reply_result_with(info)))
+            xep0030_disco::server_info(node.as_deref()).map(|info| stanza.reply_result_with(info))
         }
         Request::DiscoItems { ref node } if addressee == Addressee::Server => {
             xep0030_disco::server_items(node.as_deref())
-                .map(|items| Some(stanza.reply_result_with(items)))
+                .map(|items| stanza.reply_result_with(items))
         }
         Request::Last if addressee == Addressee::Server => {
             let uptime = xep0012_last::uptime(node.started.elapsed());
-            Ok(Some(stanza.reply_result_with(uptime)))
+            Ok(stanza.reply_result_with(uptime))
+        }
+        Request::Carbons(wanted) => {
+            session.resource.carbons.set(wanted);
+            Ok(stanza.reply_result())
         }
         Request::Bind => Err(bind::Refusal::AlreadyBound.condition()),
         Request::Forbidden => Err(Condition::Forbidden),
@@ -100,37 +97,38 @@ pub(crate) fn iq(session: &Rc<Session>, stanza: Stanza, accepted: Instant) -> Ta
         Request::RosterGet | Request::RosterSet => {
             let list = session.shard.presence_list(&session.account);
             let resource = session.resource.jid.resource().to_owned();
-            return session.ask(list.send(RosterRequest { resource, stanza }));
+            let stanza = Stanza::clone(stanza);
+            return session.ask(parcel, list.send(RosterRequest { resource, stanza }));
         }
         Request::BlockList | Request::Block | Request::Unblock => {
             let list = session.shard.presence_list(&session.account);
             let resource = session.resource.jid.resource().to_owned();
-            return session.ask(list.send(BlockListRequest { resource, stanza }));
+            let stanza = Stanza::clone(stanza);
+            return session.ask(parcel, list.send(BlockListRequest { resource, stanza }));
         }
-        _ => return Taken::Waiting(with_storage(Rc::clone(session), stanza, addressee, request)),
+        _ => return Taken::Waiting(with_storage(Rc::clone(session), parcel, addressee, request)),
     };
     match answer {
-        Ok(Some(answer)) => {
-            metrics::outcome(stanza.kind, Outcome::Delivered);
+        Ok(answer) => {
             session.answer(answer);
+            parcel.end(Outcome::Delivered);
         }
-        Ok(None) => metrics::outcome(stanza.kind, Outcome::Delivered),
-        Err(condition) => session.refuse(&stanza, &condition.into()),
+        Err(condition) => session.refuse(parcel, &condition.into()),
     }
     Taken::Done
 }
 
 /// Reads whom the user blocks, then goes on.
-fn with_block_list(session: Rc<Session>, stanza: Stanza, accepted: Instant) -> Job {
+fn with_block_list(session: Rc<Session>, parcel: Parcel) -> Job {
     Box::pin(async move {
         match session.shard.load_block_list(&session.account).await {
-            Ok(()) => match iq(&session, stanza, accepted) {
+            Ok(()) => match iq(&session, parcel) {
                 Taken::Waiting(job) => job.await,
                 Taken::Fatal(error) => Some(error),
                 Taken::Done => None,
             },
             Err(error) => {
-                session.refuse(&stanza, &reply::storage_error(&error));
+                session.refuse(parcel, &reply::storage_error(&error));
                 None
             }
         }
@@ -138,23 +136,18 @@ fn with_block_list(session: Rc<Session>, stanza: Stanza, accepted: Instant) -> J
 }
 
 /// XEP-0012 §4: a client's idle time is for those who may see its presence.
-fn pass_if_visible(
-    session: Rc<Session>,
-    stanza: Stanza,
-    account: Addressee,
-    accepted: Instant,
-) -> Job {
+fn pass_if_visible(session: Rc<Session>, parcel: Parcel, account: Addressee) -> Job {
     Box::pin(async move {
         let own =
             matches!(&account, Addressee::Account(account) if *account == session.account.jid);
         match sees_presence(&session, &account).await {
             Ok(visible) if visible || own => {
-                if let Taken::Waiting(job) = session.route(stanza, accepted) {
+                if let Taken::Waiting(job) = session.route(parcel) {
                     return job.await;
                 }
             }
-            Ok(_) => session.refuse(&stanza, &Condition::Forbidden.into()),
-            Err(error) => session.refuse(&stanza, &error),
+            Ok(_) => session.refuse(parcel, &Condition::Forbidden.into()),
+            Err(error) => session.refuse(parcel, &error),
         }
         None
     })
@@ -163,14 +156,15 @@ fn pass_if_visible(
 /// Requests that read or write storage.
 fn with_storage(
     session: Rc<Session>,
-    stanza: Stanza,
+    parcel: Parcel,
     addressee: Addressee,
     request: Request,
 ) -> Job {
     Box::pin(async move {
+        let stanza = Arc::clone(&parcel.stanza);
         let answer = match request {
             Request::RegisterGet | Request::RegisterSet => {
-                return register(&session, &stanza).await;
+                return register(&session, parcel).await;
             }
             _ => answer(&session, &stanza, &addressee, request).await,
         };
@@ -178,11 +172,11 @@ fn with_storage(
             Ok(Some(payload)) => session.answer(stanza.reply_result_with(payload)),
             Ok(None) => session.answer(stanza.reply_result()),
             Err(error) => {
-                session.refuse(&stanza, &error);
+                session.refuse(parcel, &error);
                 return None;
             }
         }
-        metrics::outcome(stanza.kind, Outcome::Delivered);
+        parcel.end(Outcome::Delivered);
         None
     })
 }
@@ -314,22 +308,20 @@ async fn last_activity(
 }
 
 /// XEP-0077 for a user who is logged in.
-async fn register(session: &Rc<Session>, stanza: &Stanza) -> Option<StreamError> {
-    match try_register(session, stanza).await {
+async fn register(session: &Rc<Session>, parcel: Parcel) -> Option<StreamError> {
+    let stanza = &parcel.stanza;
+    let fatal = match try_register(session, stanza).await {
         Ok(Done::Answer(payload)) => {
             session.answer(stanza.reply_result_with(payload));
-            metrics::outcome(stanza.kind, Outcome::Delivered);
             None
         }
         Ok(Done::Changed) => {
             session.answer(stanza.reply_result());
-            metrics::outcome(stanza.kind, Outcome::Delivered);
             None
         }
         Ok(Done::Removed) => {
             // §3.2: the result, then the account's streams end.
             session.answer(stanza.reply_result());
-            metrics::outcome(stanza.kind, Outcome::Delivered);
             let node = session.shard.node();
             node::end_sessions(node, &session.account.jid);
             if let Some(cluster) = &node.cluster {
@@ -342,10 +334,12 @@ async fn register(session: &Rc<Session>, stanza: &Stanza) -> Option<StreamError>
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
         Err(error) => {
-            session.refuse(stanza, &error);
-            None
+            session.refuse(parcel, &error);
+            return None;
         }
-    }
+    };
+    parcel.end(Outcome::Delivered);
+    fatal
 }
 
 enum Done {

@@ -20,14 +20,20 @@
 
 pub mod account;
 pub mod admission;
+pub(crate) mod catch_up;
+pub(crate) mod carbons;
 pub mod cluster;
 pub mod connection;
 pub mod dispatch;
+pub(crate) mod log_queue;
+pub mod log_tracker;
 pub mod metrics;
 pub mod node;
 pub mod outbox;
 pub mod presence_list;
+pub mod receipts;
 pub mod reply;
+pub mod resumption;
 pub mod router;
 pub mod settings;
 pub mod shard;

@@ -170,6 +170,25 @@ pub(crate) static SESSIONS: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("registered once")
 });
 
+/// Sessions whose connection broke and that wait to be resumed; they count as sessions.
+pub(crate) static SESSIONS_WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "rookery_sessions_waiting",
+        "Sessions without a connection that wait to be resumed (XEP-0198)."
+    )
+    .expect("registered once")
+});
+
+/// Attempts to resume a session by outcome: `ok`, `unknown`, `failed`; `expired`: nobody tried in time.
+pub(crate) static RESUMPTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "rookery_resumptions_total",
+        "Sessions that were resumed, or were not (XEP-0198).",
+        &["outcome"]
+    )
+    .expect("registered once")
+});
+
 /// Bounded queues that were full, by queue: `accept`, `shard`, `outbox`, `bus`.
 pub(crate) static MAILBOX_OVERFLOWS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
@@ -209,6 +228,7 @@ const OUTCOMES: [&str; 4] = ["delivered", "stored", "bounced", "dropped"];
 struct Stanzas {
     accepted: [IntCounter; 3],
     ended: [[IntCounter; 4]; 3],
+    written: [IntCounter; 3],
 }
 
 static STANZAS: LazyLock<Stanzas> = LazyLock::new(|| {
@@ -220,12 +240,20 @@ static STANZAS: LazyLock<Stanzas> = LazyLock::new(|| {
     .expect("registered once");
     let ended = register_int_counter_vec!(
         "rookery_stanzas_total",
-        "Stanzas by kind and by how they ended on this node; one that several resources get counts \
-         for each of them.",
+        "Stanzas that clients sent by kind and by how they ended: each once, on one node of the \
+         cluster. A message that was committed to the log is stored, also if it is delivered at once.",
         &["kind", "outcome"]
     )
     .expect("registered once");
+    let written = register_int_counter_vec!(
+        "rookery_stanzas_written_total",
+        "Stanzas that were handed to clients' sockets; one that several clients get, or one client \
+         twice, counts each time.",
+        &["kind"]
+    )
+    .expect("registered once");
     Stanzas {
+        written: KINDS.map(|kind| written.with_label_values(&[kind])),
         accepted: KINDS.map(|kind| accepted.with_label_values(&[kind])),
         ended: KINDS.map(|kind| OUTCOMES.map(|o| ended.with_label_values(&[kind, o]))),
     }
@@ -255,14 +283,25 @@ pub(crate) fn outcome(kind: Kind, outcome: Outcome) {
     STANZAS.ended[index(kind)][outcome].inc();
 }
 
+/// A stanza ended, if it `counts`: if a client sent it, and it is no copy.
+pub(crate) fn count(counts: bool, kind: Kind, outcome: Outcome) {
+    if counts {
+        self::outcome(kind, outcome);
+    }
+}
+
 /// A stanza was handed to its recipient's socket.
-pub(crate) fn delivered(outgoing: &Outgoing) {
-    outcome(outgoing.stanza.kind, Outcome::Delivered);
+pub(crate) fn written(outgoing: &Outgoing) {
+    STANZAS.written[index(outgoing.stanza.kind)].inc();
     DELIVERY_SECONDS.observe(outgoing.accepted.elapsed().as_secs_f64());
 }
 
 fn init_stanzas() {
     LazyLock::force(&SESSIONS);
+    LazyLock::force(&SESSIONS_WAITING);
+    for outcome in ["ok", "unknown", "failed", "expired"] {
+        RESUMPTIONS.with_label_values(&[outcome]);
+    }
     LazyLock::force(&STANZAS);
     LazyLock::force(&DELIVERY_SECONDS);
     for queue in ["accept", "shard", "outbox", "bus"] {

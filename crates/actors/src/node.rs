@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::admission::Admission;
 use crate::cluster::{self, Cluster};
 use crate::connection::Accepted;
+use crate::log_queue::LogLoad;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
 use crate::{metrics, reply};
@@ -38,6 +39,8 @@ pub struct NodeShared {
     pub admission: Admission,
     /// The other nodes; `None` on a single node.
     pub cluster: Option<Cluster>,
+    /// Messages that wait to be committed.
+    pub(crate) log_load: LogLoad,
     /// Key of the made-up salts for unknown users (RFC 5802 has none; see `features::scram`).
     pub salt_key: [u8; 32],
     /// When the node started.
@@ -204,6 +207,7 @@ impl Node {
             settings,
             storage,
             tls,
+            log_load: LogLoad::default(),
             salt_key,
             started: Instant::now(),
             shards: OnceLock::new(),

@@ -4,16 +4,24 @@
 //! lock is needed and a delivery costs a queue push instead of an actor message. The queue is
 //! bounded in bytes: a client that stops reading fills it and is then dropped, it never slows down
 //! whoever writes to it (`design.md`, "Threads").
+//!
+//! With stream management (XEP-0198) what was written stays here until the client has acknowledged
+//! it, and counts towards the bound; the outbox outlives the connection, and the next one resumes
+//! with what is left.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use rookery_bus::LogRef;
+use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::jid::Jid;
 use rookery_proto::stanza::Stanza;
 
+use crate::log_tracker::LogTracker;
 use crate::metrics;
 
 /// A stanza on its way to a client.
@@ -25,18 +33,22 @@ pub struct Outgoing {
     pub to: Option<Jid>,
     /// When this node read or made it; the start of the delivery latency.
     pub accepted: Instant,
-    /// The log entry it was read from, so that it is not stored a second time.
-    pub entry: Option<u64>,
+    /// Its place in the account's log, if it has one: it is confirmed there, and not routed again if
+    /// the client never gets it.
+    pub entry: Option<LogRef>,
+    /// Whether its outcome is counted when it is written: not for copies and what the server makes.
+    pub counts: bool,
 }
 
 impl Outgoing {
-    /// A stanza that is made or routed now and written as it is.
+    /// A stanza that the server makes, or a copy of one.
     pub fn new(stanza: Arc<Stanza>) -> Self {
         Self {
             stanza,
             to: None,
             accepted: Instant::now(),
             entry: None,
+            counts: false,
         }
     }
 }
@@ -49,21 +61,41 @@ pub struct Outbox {
     max_bytes: usize,
     closed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    entries_written: Cell<u64>,
-    entry_waiter: RefCell<Option<Waker>>,
+    /// Which connection of the session may drain it.
+    connection: Cell<u32>,
+    managed: RefCell<Option<Box<Managed>>>,
+    /// Elements of stream management that go out before the next stanza.
+    controls: RefCell<Vec<String>>,
+    log: Rc<LogTracker>,
+    /// Wakes who waits for room.
+    room: RefCell<Option<Waker>>,
+}
+
+/// What stream management keeps.
+#[derive(Debug, Default)]
+struct Managed {
+    /// Written and not acknowledged, oldest first.
+    unacked: VecDeque<Outgoing>,
+    /// Stanzas that the client has acknowledged, modulo 2³².
+    acked: u32,
+    /// Whether an `<r/>` is out that was not answered.
+    requested: bool,
 }
 
 impl Outbox {
     /// An empty queue that takes up to `max_bytes` bytes of stanzas (and always at least one).
-    pub fn new(max_bytes: usize) -> Self {
+    pub fn new(max_bytes: usize, log: Rc<LogTracker>) -> Self {
         Self {
             queue: RefCell::default(),
             bytes: Cell::new(0),
             max_bytes,
             closed: Cell::new(false),
             waker: RefCell::default(),
-            entries_written: Cell::new(0),
-            entry_waiter: RefCell::default(),
+            connection: Cell::new(0),
+            managed: RefCell::default(),
+            controls: RefCell::default(),
+            log,
+            room: RefCell::default(),
         }
     }
 
@@ -78,16 +110,23 @@ impl Outbox {
             return Err(Box::new(outgoing));
         }
         self.bytes.set(bytes + size);
-        self.queue.borrow_mut().push_back(outgoing);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(entry) = outgoing.entry {
+            self.log.handed_out(entry.id);
         }
+        self.queue.borrow_mut().push_back(outgoing);
+        self.wake();
         Ok(())
     }
 
-    /// Ready when there is something to [`pop`](Self::pop); the connection polls it.
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready when there is something to write; the connection polls it.
     pub fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.queue.borrow().is_empty() {
+        if !self.queue.borrow().is_empty() || !self.controls.borrow().is_empty() {
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -98,26 +137,42 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// The oldest stanza. Its bytes count until it is [`written`](Self::written).
+    /// The oldest stanza. Its bytes count until it is [`written`](Self::written), or, with stream
+    /// management, acknowledged.
     pub fn pop(&self) -> Option<Outgoing> {
         let mut queue = self.queue.borrow_mut();
-        let outgoing = queue.pop_front();
+        let outgoing = queue.pop_front()?;
         if queue.is_empty() && queue.capacity() > 16 {
             queue.shrink_to(0);
         }
-        outgoing
+        if let Some(managed) = &mut *self.managed.borrow_mut() {
+            managed.unacked.push_back(outgoing.clone());
+        }
+        Some(outgoing)
     }
 
     /// The connection has handed this stanza to the socket completely.
     pub fn written(&self, outgoing: &Outgoing) {
+        metrics::written(outgoing);
+        if self.managed.borrow().is_none() {
+            self.finished(outgoing);
+        }
+    }
+
+    /// The client has this stanza, as far as can be known.
+    fn finished(&self, outgoing: &Outgoing) {
         self.bytes
             .set(self.bytes.get().saturating_sub(outgoing.stanza.size()));
-        metrics::delivered(outgoing);
+        if outgoing.counts {
+            metrics::outcome(outgoing.stanza.kind, metrics::Outcome::Delivered);
+        }
         if let Some(entry) = outgoing.entry {
-            self.entries_written.set(entry);
-            if let Some(waker) = self.entry_waiter.borrow_mut().take() {
-                waker.wake();
-            }
+            self.log.confirmed(entry.id);
+        }
+        if self.has_room()
+            && let Some(waker) = self.room.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 
@@ -126,18 +181,27 @@ impl Outbox {
         self.queue.borrow().is_empty()
     }
 
-    /// Bytes of stanzas that are queued or being written.
+    /// Bytes of stanzas that are queued, being written or not acknowledged.
     pub fn bytes(&self) -> usize {
         self.bytes.get()
     }
 
-    /// Ends the queue: pushes fail from now on. Returns what was never popped, oldest first.
+    /// Stanzas that are queued, or written and not acknowledged.
+    pub fn len(&self) -> usize {
+        let managed = self.managed.borrow();
+        self.queue.borrow().len() + managed.as_ref().map_or(0, |m| m.unacked.len())
+    }
+
+    /// Ends the queue: pushes fail from now on. Returns what the client may not have, oldest first:
+    /// what was written and not acknowledged, and what was never popped.
     pub fn close(&self) -> Vec<Outgoing> {
         self.closed.set(true);
-        if let Some(waker) = self.entry_waiter.borrow_mut().take() {
+        if let Some(waker) = self.room.borrow_mut().take() {
             waker.wake();
         }
-        std::mem::take(&mut *self.queue.borrow_mut()).into()
+        let unacked = self.managed.borrow_mut().take().map(|m| m.unacked);
+        let queued = std::mem::take(&mut *self.queue.borrow_mut());
+        unacked.into_iter().flatten().chain(queued).collect()
     }
 
     /// Whether [`close`](Self::close) was called.
@@ -145,18 +209,117 @@ impl Outbox {
         self.closed.get()
     }
 
-    /// Waits until the log entry `id`, or a later one, has been written.
-    ///
-    /// Returns the last entry that was written (0: none), which is less than `id` if the queue was
-    /// closed before. One waiter at a time.
-    pub async fn entry_written(&self, id: u64) -> u64 {
+    fn has_room(&self) -> bool {
+        self.bytes.get() <= self.max_bytes / 4
+    }
+
+    /// Waits until less than a quarter of the bound is taken, or the queue is closed. One waiter at a
+    /// time.
+    pub async fn room(&self) {
         std::future::poll_fn(|cx| {
-            if self.entries_written.get() >= id || self.closed.get() {
-                return Poll::Ready(self.entries_written.get());
+            if self.has_room() || self.closed.get() {
+                return Poll::Ready(());
             }
-            *self.entry_waiter.borrow_mut() = Some(cx.waker().clone());
+            *self.room.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
-        .await
+        .await;
+    }
+
+    // Stream management.
+
+    /// Keeps what is written from now on until it is acknowledged. `enabled` goes out first.
+    pub(crate) fn manage(&self, enabled: String) {
+        *self.managed.borrow_mut() = Some(Box::default());
+        self.control(enabled);
+    }
+
+    /// Whether stream management is enabled.
+    pub fn is_managed(&self) -> bool {
+        self.managed.borrow().is_some()
+    }
+
+    /// Sends an element of stream management before the next stanza.
+    pub(crate) fn control(&self, element: String) {
+        self.controls.borrow_mut().push(element);
+        self.wake();
+    }
+
+    /// What has to go out before the next stanza; usually nothing.
+    pub(crate) fn take_controls(&self) -> Vec<String> {
+        self.controls.take()
+    }
+
+    /// Whether the client is to be asked for an acknowledgement now: something was written since it
+    /// was asked last, and that was answered.
+    pub(crate) fn take_request(&self) -> bool {
+        let mut managed = self.managed.borrow_mut();
+        match &mut *managed {
+            Some(managed) if !managed.requested && !managed.unacked.is_empty() => {
+                managed.requested = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The client has got `h` stanzas since stream management was enabled (XEP-0198 §4).
+    ///
+    /// # Errors
+    /// It claims more than were sent.
+    pub(crate) fn acknowledge(&self, h: u32) -> Result<(), sm::TooHigh> {
+        let done: Vec<Outgoing> = {
+            let mut managed = self.managed.borrow_mut();
+            let Some(managed) = &mut *managed else {
+                return Ok(());
+            };
+            let count = sm::acked(managed.acked, managed.unacked.len(), h)?;
+            let done = managed.unacked.drain(..count).collect();
+            managed.acked = h;
+            // What was written meanwhile wants an acknowledgement of its own.
+            managed.requested = !managed.unacked.is_empty();
+            if managed.requested {
+                self.controls.borrow_mut().push(sm::request().to_owned());
+            }
+            done
+        };
+        for outgoing in &done {
+            self.finished(outgoing);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Stanzas that were sent since stream management was enabled, modulo 2³².
+    pub(crate) fn sent(&self) -> u32 {
+        let managed = self.managed.borrow();
+        managed.as_ref().map_or(0, |m| {
+            let unacked = u32::try_from(m.unacked.len()).unwrap_or(u32::MAX);
+            m.acked.wrapping_add(unacked)
+        })
+    }
+
+    /// Makes a connection the only one that may drain the queue.
+    pub(crate) fn belongs_to(&self, connection: u32) {
+        self.connection.set(connection);
+    }
+
+    /// Whether this connection may drain the queue.
+    pub(crate) fn is_drained_by(&self, connection: u32) -> bool {
+        self.connection.get() == connection
+    }
+
+    /// A new connection goes on (XEP-0198 §5): `resumed` goes out first, then what was not
+    /// acknowledged, then what waits.
+    pub(crate) fn resume(&self, resumed: String) {
+        if let Some(managed) = &mut *self.managed.borrow_mut() {
+            let mut queue = self.queue.borrow_mut();
+            for outgoing in managed.unacked.drain(..).rev() {
+                queue.push_front(outgoing);
+            }
+            managed.requested = false;
+            *self.controls.borrow_mut() = vec![resumed];
+        }
+        self.wake();
     }
 }

@@ -8,7 +8,6 @@
 //! the shard forgets the account.
 
 mod block_list;
-mod offline_messages;
 mod roster;
 
 use std::cell::RefCell;
@@ -248,7 +247,7 @@ impl List {
             self.tell_resource(&resource);
         }
         if priority >= 0 && !had_messages {
-            offline_messages::deliver(&self.shard, &self.account, &resource);
+            self.shard.catch_up(&self.account, &resource);
         }
         self.shard.flush();
         Ok(())
@@ -297,6 +296,7 @@ impl List {
                         to: Some(Jid::from(self.account.jid.clone())),
                         accepted,
                         entry: None,
+                        counts: false,
                     },
                 );
             }
@@ -309,12 +309,7 @@ impl List {
             }
             let mut stanza = Stanza::clone(&request.stanza);
             stanza.to = Some(to);
-            let parcel = Parcel {
-                stanza: Arc::new(stanza),
-                hops: 0,
-                accepted,
-            };
-            self.shard.accept(Work::Route(parcel));
+            self.shard.accept(Work::Route(Parcel::new(stanza)));
         }
         self.shard.flush();
     }

@@ -15,18 +15,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
-use rookery_features::offline;
 use rookery_features::xep0191_blocking::BlockList;
 use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{IqType, Kind, MessageType, PresenceType, Stanza};
 use rookery_proto::stream::StreamCondition;
-use rookery_storage::NewEntry;
 use smallvec::SmallVec;
 
 use crate::account::{Account, Resource};
@@ -71,10 +69,30 @@ impl Work {
     }
 }
 
+/// A stanza that another node has sent.
+pub(crate) struct FromBus {
+    /// The stanza; `hops` counts the nodes that have passed it on.
+    pub(crate) parcel: Parcel,
+    /// Resources of one account that it is for.
+    pub(crate) to: Vec<FullJid>,
+    /// Whether it has to be looked up again if none of them is here.
+    pub(crate) responsible: bool,
+}
+
 /// A resource that may get a stanza.
-enum Place {
+pub(crate) enum Place {
     Here(Rc<Resource>),
     There(Epoch, FullJid),
+}
+
+impl Place {
+    /// The resource's address.
+    pub(crate) fn jid(&self) -> &FullJid {
+        match self {
+            Self::Here(resource) => &resource.jid,
+            Self::There(_, jid) => jid,
+        }
+    }
 }
 
 impl Shard {
@@ -97,15 +115,14 @@ impl Shard {
     fn route(self: &Rc<Self>, parcel: Parcel) {
         let Some(to) = &parcel.stanza.to else {
             // Everything is stamped before it is routed.
-            metrics::outcome(parcel.stanza.kind, Outcome::Dropped);
-            return;
+            return parcel.end(Outcome::Dropped);
         };
         if !self.node().serves(to.domain()) {
             // There is no server-to-server link yet (RFC 6120 §10.4).
-            return self.bounce(&parcel.stanza, &Condition::RemoteServerNotFound.into());
+            return self.bounce(parcel, &Condition::RemoteServerNotFound.into());
         }
         if to.local().is_none() {
-            return self.for_the_server(&parcel.stanza);
+            return self.for_the_server(parcel);
         }
         let owner = self.node().shard_of(to.bare_str());
         if owner == self.index() {
@@ -116,25 +133,23 @@ impl Shard {
     }
 
     /// What reaches the domain itself and is no request of a local session (`dispatch.rs`).
-    fn for_the_server(self: &Rc<Self>, stanza: &Stanza) {
-        match stanza.kind {
+    fn for_the_server(self: &Rc<Self>, parcel: Parcel) {
+        match parcel.stanza.kind {
             Kind::Message(MessageType::Error)
             | Kind::Presence(_)
-            | Kind::Iq(IqType::Result | IqType::Error) => {
-                metrics::outcome(stanza.kind, Outcome::Delivered);
-            }
+            | Kind::Iq(IqType::Result | IqType::Error) => parcel.end(Outcome::Delivered),
             Kind::Message(_) | Kind::Iq(_) => {
-                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+                self.bounce(parcel, &Condition::ServiceUnavailable.into());
             }
         }
     }
 
     /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1).
-    pub(crate) fn bounce(self: &Rc<Self>, stanza: &Stanza, error: &StanzaError) {
-        metrics::outcome(stanza.kind, Outcome::Bounced);
-        if let Some(answer) = stanza.reply_error(error) {
+    pub(crate) fn bounce(self: &Rc<Self>, parcel: Parcel, error: &StanzaError) {
+        if let Some(answer) = parcel.stanza.reply_error(error) {
             self.route(Parcel::new(answer));
         }
+        parcel.end(Outcome::Bounced);
     }
 
     /// Puts a stanza into a resource's outbox. A resource whose outbox is full is ended: its client
@@ -157,7 +172,7 @@ impl Shard {
     }
 
     /// Delivers now, or behind what is waiting for the same account.
-    fn deliver(self: &Rc<Self>, work: Work) {
+    pub(crate) fn deliver(self: &Rc<Self>, work: Work) {
         let full = self.node().settings.sessions.waiting_stanzas;
         let waiting = {
             let mut waiting = self.waiting.borrow_mut();
@@ -330,17 +345,19 @@ impl Shard {
     /// Ends work that cannot be delivered for a reason of ours.
     fn give_up(self: &Rc<Self>, work: Work, error: &StanzaError) {
         match work {
-            Work::Route(parcel) => self.bounce(&parcel.stanza, error),
-            Work::Broadcast { stanza, .. } => metrics::outcome(stanza.kind, Outcome::Dropped),
-            Work::Probe { .. } => {}
+            Work::Route(parcel) => self.bounce(parcel, error),
+            Work::Broadcast { .. } | Work::Probe { .. } => {}
         }
     }
 
     fn attempt_stanza(self: &Rc<Self>, parcel: Parcel) -> Option<Job> {
         let stanza = Arc::clone(&parcel.stanza);
-        let stanza = &stanza;
         let to = stanza.to.as_ref()?;
         let account = to.bare_str();
+        if !parcel.passed_log && self.is_behind_log(stanza.from.as_ref(), account) {
+            self.put_behind_log(Work::Route(parcel), to.to_bare());
+            return None;
+        }
         let here = self.accounts.borrow().get(account).cloned();
         if let (Some(here), Some(from)) = (&here, &stanza.from)
             && from.bare_str() != account
@@ -350,7 +367,7 @@ impl Shard {
                 .as_ref()
                 .is_some_and(|list| list.blocks(from))
         {
-            self.refuse_blocked(stanza);
+            self.refuse_blocked(parcel);
             return None;
         }
         match stanza.kind {
@@ -377,28 +394,53 @@ impl Shard {
                 priority: *priority,
             })
             .collect();
-        match delivery::decide(stanza.kind, to.resource(), &candidates) {
+        let decision = delivery::decide(stanza.kind, to.resource(), &candidates);
+        if let Some(pending) = self.wants_log(&parcel, &decision) {
+            self.log(parcel, pending);
+            return None;
+        }
+        self.carry_out(parcel, decision, here.as_deref(), &places)
+    }
+
+    fn carry_out(
+        self: &Rc<Self>,
+        parcel: Parcel,
+        decision: Decision,
+        here: Option<&Account>,
+        places: &[(Place, bool, i8)],
+    ) -> Option<Job> {
+        match decision {
             Decision::Deliver(chosen) => {
                 let chosen: SmallVec<[&Place; 4]> = chosen
                     .iter()
                     .filter_map(|i| places.get(*i).map(|p| &p.0))
                     .collect();
+                if let Some(here) = here {
+                    self.copy_received(here, &parcel.stanza, &chosen);
+                }
                 self.hand_to(parcel, &chosen)
             }
-            Decision::Store => Some(self.store_job(parcel, to.to_bare())),
+            // It is in the log; who reads that finds it.
+            _ if parcel.entry.is_some() => {
+                if let Some(here) = here {
+                    here.log.came();
+                }
+                None
+            }
             Decision::Bounce(condition) => {
-                self.bounce(stanza, &condition.into());
+                self.bounce(parcel, &condition.into());
                 None
             }
             // Requests of local clients were answered in `dispatch.rs`.
             Decision::HandleByServer
-                if matches!(stanza.kind, Kind::Iq(IqType::Get | IqType::Set)) =>
+                if matches!(parcel.stanza.kind, Kind::Iq(IqType::Get | IqType::Set)) =>
             {
-                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+                self.bounce(parcel, &Condition::ServiceUnavailable.into());
                 None
             }
-            Decision::Ignore | Decision::HandleByServer => {
-                metrics::outcome(stanza.kind, Outcome::Dropped);
+            // RFC 6121 §8.5.2.2.1 allows silence for what is not worth keeping (chat states).
+            Decision::Store | Decision::Ignore | Decision::HandleByServer => {
+                parcel.end(Outcome::Dropped);
                 None
             }
         }
@@ -435,30 +477,27 @@ impl Shard {
     }
 
     /// XEP-0191 §3.5..3.7: what a blocked sender is told.
-    fn refuse_blocked(self: &Rc<Self>, stanza: &Stanza) {
-        match stanza.kind {
+    pub(crate) fn refuse_blocked(self: &Rc<Self>, parcel: Parcel) {
+        match parcel.stanza.kind {
             Kind::Message(_) | Kind::Iq(_) => {
-                self.bounce(stanza, &Condition::ServiceUnavailable.into());
+                self.bounce(parcel, &Condition::ServiceUnavailable.into());
             }
-            Kind::Presence(_) => metrics::outcome(stanza.kind, Outcome::Dropped),
+            Kind::Presence(_) => parcel.end(Outcome::Dropped),
         }
     }
 
     /// Hands a stanza to resources here and on other nodes; the first that takes it is responsible.
-    fn hand_to(self: &Rc<Self>, parcel: Parcel, chosen: &[&Place]) -> Option<Job> {
-        let mut responsible = true;
+    fn hand_to(self: &Rc<Self>, mut parcel: Parcel, chosen: &[&Place]) -> Option<Job> {
+        let mut is_taken = false;
         let mut away: SmallVec<[(Epoch, Vec<FullJid>); 2]> = SmallVec::new();
         for place in chosen {
             match place {
                 Place::Here(resource) => {
-                    let outgoing = Outgoing {
-                        stanza: Arc::clone(&parcel.stanza),
-                        to: None,
-                        accepted: parcel.accepted,
-                        entry: None,
-                    };
-                    if self.push(resource, outgoing) {
-                        responsible = false;
+                    let mut outgoing = parcel.outgoing();
+                    outgoing.counts = parcel.counts;
+                    if self.push_once(resource, outgoing) {
+                        is_taken = true;
+                        parcel.counts = false;
                     }
                 }
                 Place::There(epoch, jid) => match away.iter_mut().find(|(e, _)| e == epoch) {
@@ -471,37 +510,54 @@ impl Shard {
             let frame = Frame::Deliver {
                 stanza: Stanza::clone(&parcel.stanza),
                 to,
-                responsible,
+                responsible: !is_taken,
                 hops: parcel.hops,
-                entry: None,
+                entry: parcel.entry,
+                counts: parcel.counts,
             };
             match self.send_frame(epoch, frame) {
-                Ok(()) => responsible = false,
+                Ok(()) => {
+                    is_taken = true;
+                    parcel.counts = false;
+                }
                 // The rest of the nodes get no copy: rare, and only the responsible one counts.
-                Err(frame) if responsible => return Some(self.resend_job(epoch, *frame)),
+                Err(frame) if !is_taken => return Some(self.resend_job(epoch, *frame, parcel)),
                 Err(_) => {}
             }
         }
-        if responsible {
+        if !is_taken {
             // Every chosen resource turned out to be unable to take it.
-            let Parcel {
-                stanza,
-                hops,
-                accepted,
-            } = parcel;
-            self.again(Parcel {
-                stanza,
-                hops: hops + 1,
-                accepted,
-            });
+            parcel.hops += 1;
+            self.again(parcel);
         }
         None
+    }
+
+    /// Puts a stanza into a resource's outbox, unless the resource has it, or will have it, from the
+    /// log. Returns whether it need not be given to anybody else.
+    fn push_once(&self, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
+        if let Some(entry) = outgoing.entry {
+            if entry.id <= resource.read_up_to.get() {
+                return true;
+            }
+            if resource.reads_log.get() && !resource.takes_messages.get() {
+                if let Some(account) = self.accounts.borrow().get(resource.jid.bare_str()) {
+                    account.log.came();
+                }
+                return true;
+            }
+        }
+        self.push(resource, outgoing)
     }
 
     /// Looks a stanza up again, unless that has been done too often.
     pub(crate) fn again(self: &Rc<Self>, parcel: Parcel) {
         if parcel.hops > MAX_HOPS {
-            return self.bounce(&parcel.stanza, &Condition::RecipientUnavailable.into());
+            if parcel.entry.is_some() {
+                // It waits in the log.
+                return;
+            }
+            return self.bounce(parcel, &Condition::RecipientUnavailable.into());
         }
         self.route(parcel);
     }
@@ -514,7 +570,7 @@ impl Shard {
     }
 
     /// Waits until the bus has room for a node. What follows for the account waits as well.
-    fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame) -> Job {
+    fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame, parcel: Parcel) -> Job {
         let shard = Rc::clone(self);
         Box::pin(async move {
             let Some(cluster) = &shard.node().cluster else {
@@ -522,12 +578,11 @@ impl Shard {
             };
             let limit = shard.node().settings.sessions.actor_timeout;
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
-            let refused = match ready {
-                Ok(()) => cluster.send(to, frame).err().map(|frame| *frame),
-                Err(_) => Some(frame),
-            };
-            if let Some(Frame::Deliver { stanza, .. }) = refused {
-                shard.bounce(&stanza, &Condition::ResourceConstraint.into());
+            if ready.is_ok() && cluster.send(to, frame).is_ok() {
+                return;
+            }
+            if parcel.entry.is_none() {
+                shard.bounce(parcel, &Condition::ResourceConstraint.into());
             }
         })
     }
@@ -538,8 +593,8 @@ impl Shard {
             match shard.node().storage.exists(&account).await {
                 Ok(true) => {}
                 // RFC 6121 §8.5.1: silence, so that nobody learns which accounts exist.
-                Ok(false) => return metrics::outcome(parcel.stanza.kind, Outcome::Dropped),
-                Err(error) => return shard.bounce(&parcel.stanza, &reply::storage_error(&error)),
+                Ok(false) => return parcel.end(Outcome::Dropped),
+                Err(error) => return shard.bounce(parcel, &reply::storage_error(&error)),
             }
             let entry = shard.account(&account);
             let list = shard.presence_list(&entry);
@@ -547,10 +602,10 @@ impl Shard {
             let limit = shard.node().settings.sessions.actor_timeout;
             let answer = tokio::time::timeout(limit, list.send(InboundSubscription { stanza }));
             match answer.await {
-                Ok(Ok(Ok(()))) => metrics::outcome(parcel.stanza.kind, Outcome::Delivered),
-                Ok(Ok(Err(error))) => shard.bounce(&parcel.stanza, &error),
+                Ok(Ok(Ok(()))) => parcel.end(Outcome::Delivered),
+                Ok(Ok(Err(error))) => shard.bounce(parcel, &error),
                 Ok(Err(_)) | Err(_) => {
-                    shard.bounce(&parcel.stanza, &Condition::InternalServerError.into());
+                    shard.bounce(parcel, &Condition::InternalServerError.into());
                 }
             }
         })
@@ -571,140 +626,8 @@ impl Shard {
             ) {
                 tracing::error!(%account, "a probe was not answered");
             }
-            metrics::outcome(parcel.stanza.kind, Outcome::Delivered);
+            parcel.end(Outcome::Delivered);
         })
-    }
-
-    /// Stores a message for an account without a resource that can take it (RFC 6121 §8.5.2.2,
-    /// XEP-0160), together with the messages that queued up behind it: one commit.
-    fn store_job(self: &Rc<Self>, first: Parcel, account: BareJid) -> Job {
-        let shard = Rc::clone(self);
-        Box::pin(async move {
-            if let Err(error) = shard.store_messages(first.clone(), &account).await {
-                shard.bounce(&first.stanza, &error);
-            }
-        })
-    }
-
-    async fn store_messages(
-        self: &Rc<Self>,
-        first: Parcel,
-        account: &BareJid,
-    ) -> Result<(), StanzaError> {
-        let storage = &self.node().storage;
-        let blocked = storage
-            .blocked(account)
-            .await
-            .map_err(|e| reply::storage_error(&e))?;
-        let blocked = BlockList::new(blocked);
-        let mut parcels = vec![first];
-        // A resource that came meanwhile gets what follows directly.
-        if self
-            .accounts
-            .borrow()
-            .get(account)
-            .is_none_or(|a| a.resources.borrow().is_empty())
-        {
-            self.take_storable(account, &mut parcels);
-        }
-        let now = SystemTime::now();
-        let mut entries = Vec::with_capacity(parcels.len());
-        let mut stored = Vec::with_capacity(parcels.len());
-        for parcel in parcels {
-            let stanza = &parcel.stanza;
-            let Some(from) = stanza.from.clone() else {
-                continue;
-            };
-            if from.bare_str() != account.as_str() && blocked.blocks(&from) {
-                self.refuse_blocked(stanza);
-            } else if !offline::is_stored(stanza) {
-                // RFC 6121 §8.5.2.2.1 allows silence for what is not worth keeping (chat states).
-                metrics::outcome(stanza.kind, Outcome::Dropped);
-            } else {
-                entries.push(NewEntry {
-                    account: account.clone(),
-                    peer: from,
-                    at: now,
-                    stanza: stanza.to_xml(),
-                });
-                stored.push(parcel);
-            }
-        }
-        let limit = self.node().settings.sessions.offline_messages;
-        match storage.append(entries, limit).await {
-            Ok(results) => {
-                if results.iter().any(Result::is_ok) {
-                    self.tell_who_came_meanwhile(account).await;
-                }
-                for (parcel, result) in stored.iter().zip(results) {
-                    match result {
-                        Ok(_) => metrics::outcome(parcel.stanza.kind, Outcome::Stored),
-                        // XEP-0160 §3: a full store answers service-unavailable; so does an account
-                        // that does not exist (RFC 6121 §8.5.1).
-                        Err(_) => {
-                            self.bounce(&parcel.stanza, &Condition::ServiceUnavailable.into());
-                        }
-                    }
-                }
-            }
-            Err(error) => {
-                let error = reply::storage_error(&error);
-                for parcel in &stored {
-                    self.bounce(&parcel.stanza, &error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Messages for an account are committed. A resource may have come on another node after it was
-    /// looked up in vain and before the commit, and that node may have read the log too early. It
-    /// registers the resource first and reads then, so a look-up now finds it. One node is told, so
-    /// that nothing is sent twice.
-    async fn tell_who_came_meanwhile(&self, account: &BareJid) {
-        let Some(cluster) = &self.node().cluster else {
-            return;
-        };
-        let rows = match cluster
-            .directory
-            .lookup(std::slice::from_ref(account))
-            .await
-        {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::warn!(%error, "stored messages may wait until their account's next login");
-                return;
-            }
-        };
-        let willing = rows
-            .into_iter()
-            .flatten()
-            .filter(|row| row.available && row.priority >= 0);
-        let Some(row) = willing.max_by_key(|row| row.priority) else {
-            return;
-        };
-        self.cache.borrow_mut().forget(account.as_str());
-        if row.epoch != cluster.epoch() {
-            let account = account.clone();
-            cluster.tell([row.epoch], &Frame::LogChanged { account });
-        }
-    }
-
-    /// Takes the messages that would be stored next off the account's queue.
-    fn take_storable(&self, account: &BareJid, parcels: &mut Vec<Parcel>) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(queue) = waiting.get_mut(account) else {
-            return;
-        };
-        while parcels.len() < 250 {
-            match queue.front() {
-                Some(Queued::Work(Work::Route(next))) if offline::is_stored(&next.stanza) => {}
-                _ => return,
-            }
-            if let Some(Queued::Work(Work::Route(next))) = queue.pop_front() {
-                parcels.push(next);
-            }
-        }
     }
 
     /// Hands presence to the available resources of many accounts, in all shards.
@@ -746,7 +669,10 @@ impl Shard {
         let mut elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>> = hashbrown::HashMap::new();
         let mut unknown = Vec::new();
         for account in to {
-            if self.waiting.borrow().contains_key(&account) {
+            if self.is_behind_log(stanza.from.as_ref(), account.as_str()) {
+                let work = one_broadcast(stanza, account.clone(), accepted, from_bus);
+                self.put_behind_log(work, account);
+            } else if self.waiting.borrow().contains_key(&account) {
                 let work = one_broadcast(stanza, account, accepted, from_bus);
                 self.deliver(work);
             } else if self.lacks(account.as_str()) {
@@ -841,6 +767,7 @@ impl Shard {
                     to: Some(to.clone()),
                     accepted,
                     entry: None,
+                    counts: false,
                 };
                 if !self.push(&resource, outgoing) && !here.holds(&resource) {
                     continue;
@@ -879,7 +806,7 @@ impl Shard {
                 to,
             };
             if self.send_frame(epoch, frame).is_err() {
-                metrics::outcome(stanza.kind, Outcome::Dropped);
+                metrics::MAILBOX_OVERFLOWS.with_label_values(&["bus"]).inc();
             }
         }
     }
@@ -981,89 +908,78 @@ impl Shard {
         }
     }
 
-    /// A frame from another node, for accounts of this shard.
-    pub(crate) fn deliver_from_bus(
-        self: &Rc<Self>,
-        stanza: Stanza,
-        to: &[FullJid],
-        responsible: bool,
-        hops: u8,
-    ) {
-        let stanza = Arc::new(stanza);
-        let accepted = Instant::now();
-        let Some(first) = to.first() else { return };
+    /// A stanza from another node for resources of one account.
+    pub(crate) fn deliver_from_bus(self: &Rc<Self>, delivery: FromBus) {
+        let Some(first) = delivery.to.first() else {
+            return;
+        };
         let bare = first.bare_str();
         let Some(account) = self.accounts.borrow().get(bare).cloned() else {
             self.cache.borrow_mut().forget(bare);
-            if responsible {
-                self.again(Parcel {
-                    stanza,
-                    hops: hops + 1,
-                    accepted,
-                });
-            }
-            return;
+            return self.not_here(delivery);
         };
-        if account.block_list.borrow().is_none() {
-            let shard = Rc::clone(self);
-            let to = to.to_vec();
-            let jid = account.jid.clone();
-            let job = Box::pin(async move {
-                if let Err(error) = shard.load_block_list(&account).await {
-                    shard.bounce(&stanza, &reply::storage_error(&error));
-                    return;
-                }
-                shard.deliver_to_named(&account, stanza, &to, responsible, hops);
-            });
-            return self.in_turn(jid, job);
+        if account.block_list.borrow().is_some() && !self.waiting.borrow().contains_key(bare) {
+            return self.deliver_to_named(&account, delivery);
         }
-        if self.waiting.borrow().contains_key(bare) {
-            let shard = Rc::clone(self);
-            let to = to.to_vec();
-            let jid = account.jid.clone();
-            let job = Box::pin(async move {
-                shard.deliver_to_named(&account, stanza, &to, responsible, hops);
-            });
-            return self.in_turn(jid, job);
-        }
-        self.deliver_to_named(&account, stanza, to, responsible, hops);
+        let shard = Rc::clone(self);
+        let jid = account.jid.clone();
+        let job = Box::pin(async move {
+            if let Err(error) = shard.load_block_list(&account).await {
+                return shard.bounce(delivery.parcel, &reply::storage_error(&error));
+            }
+            shard.deliver_to_named(&account, delivery);
+        });
+        self.in_turn(jid, job);
     }
 
-    fn deliver_to_named(
-        self: &Rc<Self>,
-        account: &Account,
-        stanza: Arc<Stanza>,
-        to: &[FullJid],
-        responsible: bool,
-        hops: u8,
-    ) {
+    fn deliver_to_named(self: &Rc<Self>, account: &Account, delivery: FromBus) {
+        let FromBus {
+            parcel,
+            to,
+            responsible,
+        } = &delivery;
+        let stanza = &parcel.stanza;
         if let (Some(list), Some(from)) = (&*account.block_list.borrow(), &stanza.from)
             && from.bare_str() != account.jid.as_str()
             && list.blocks(from)
         {
-            if responsible {
-                self.refuse_blocked(&stanza);
+            if *responsible {
+                self.refuse_blocked(delivery.parcel);
             }
             return;
         }
         let for_the_account =
             matches!(stanza.kind, Kind::Message(_)) && stanza.to.as_ref().is_some_and(Jid::is_bare);
+        let mut counts = parcel.counts;
         let mut taken = false;
         for jid in to {
-            if let Some(resource) = account.resource(jid.resource())
-                && (!for_the_account || resource.takes_messages.get())
-            {
-                let outgoing = Outgoing::new(Arc::clone(&stanza));
-                taken |= self.push(&resource, outgoing);
+            let Some(resource) = account.resource(jid.resource()) else {
+                continue;
+            };
+            let is_willing = resource.takes_messages.get()
+                || (parcel.entry.is_some() && resource.reads_log.get());
+            if for_the_account && !is_willing {
+                continue;
+            }
+            let mut outgoing = parcel.outgoing();
+            outgoing.counts = counts;
+            if self.push_once(&resource, outgoing) {
+                taken = true;
+                counts = false;
             }
         }
-        if !taken && responsible {
+        if !taken {
             self.cache.borrow_mut().forget(account.jid.as_str());
-            self.again(Parcel {
-                stanza,
-                hops: hops + 1,
-                accepted: Instant::now(),
-            });
+            self.not_here(delivery);
+        }
+    }
+
+    /// None of the resources is here any more: whoever is responsible looks again.
+    fn not_here(self: &Rc<Self>, delivery: FromBus) {
+        if delivery.responsible {
+            let mut parcel = delivery.parcel;
+            parcel.hops += 1;
+            self.again(parcel);
         }
     }
 

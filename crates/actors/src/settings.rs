@@ -18,6 +18,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Bound resources and what is kept for accounts.
     pub sessions: Sessions,
+    /// The archive of messages (XEP-0313).
+    pub archive: Archive,
     /// Arbiters: threads that run the actors.
     pub workers: usize,
 }
@@ -72,9 +74,38 @@ pub struct Auth {
     pub registration: bool,
 }
 
+/// The archive of messages.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Whether messages are kept after they were delivered, as the accounts' preferences say.
+    pub enabled: bool,
+    /// Messages in one answer to a query, at most.
+    pub max_page: usize,
+    /// How long messages are kept; for ever if `None`.
+    pub max_age: Option<Duration>,
+    /// How many messages are kept for each account; all if `None`.
+    pub max_messages: Option<u64>,
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_page: 250,
+            max_age: None,
+            max_messages: None,
+        }
+    }
+}
+
 /// Bound resources and what is kept for accounts.
 #[derive(Debug, Clone)]
 pub struct Sessions {
+    /// How long a session waits for its client to come back (XEP-0198); zero: sessions cannot be
+    /// resumed.
+    pub resume_timeout: Duration,
+    /// Where clients are told to come back to, as `host[:port]`.
+    pub resume_location: Option<Box<str>>,
     /// Resources that one account may have bound on one node.
     pub resources_per_user: usize,
     /// Bytes of stanzas that may wait for one client before it is dropped.
@@ -92,6 +123,8 @@ pub struct Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         Self {
+            resume_timeout: Duration::from_mins(5),
+            resume_location: None,
             resources_per_user: 10,
             outbox_bytes: 4 << 20,
             actor_timeout: Duration::from_secs(30),
@@ -181,6 +214,7 @@ impl Default for Settings {
             c2s: C2s::default(),
             auth: Auth::default(),
             sessions: Sessions::default(),
+            archive: Archive::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use actix::WeakAddr;
 use actix::prelude::*;
 use hashbrown::HashMap;
+use rookery_bus::LogRef;
 use rookery_features::bind;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
@@ -25,9 +26,13 @@ use tokio::sync::Notify;
 use crate::account::{Account, Resource};
 use crate::cluster::Cache;
 use crate::connection::{Accepted, Close, Connection, Parts};
+use crate::log_queue::LogQueue;
+use crate::log_tracker::Confirmations;
+use crate::metrics::Outcome;
 use crate::node::NodeShared;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Outgoing};
 use crate::presence_list::{PresenceList, SessionLost};
+use crate::receipts::Receipt;
 use crate::router::Queued;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
@@ -51,15 +56,67 @@ pub struct Parcel {
     pub hops: u8,
     /// When this node accepted it.
     pub accepted: Instant,
+    /// Where it stands in the recipient's log, once it does.
+    pub entry: Option<LogRef>,
+    /// What tells its sender that it is dealt with.
+    pub receipt: Option<Arc<Receipt>>,
+    /// Whether a client sent it and nothing has become of it yet: its outcome is to be counted.
+    pub counts: bool,
+    /// Whether it has been in the queue for the log, and need not be again.
+    pub passed_log: bool,
 }
 
 impl Parcel {
-    /// A stanza that is routed for the first time.
+    /// A stanza of the server's own.
     pub fn new(stanza: Stanza) -> Self {
         Self {
-            stanza: Arc::new(stanza),
+            counts: false,
+            ..Self::counted(Arc::new(stanza), Instant::now())
+        }
+    }
+
+    /// A stanza of a client.
+    pub fn counted(stanza: Arc<Stanza>, accepted: Instant) -> Self {
+        Self {
+            stanza,
             hops: 0,
-            accepted: Instant::now(),
+            accepted,
+            entry: None,
+            receipt: None,
+            counts: true,
+            passed_log: false,
+        }
+    }
+
+    /// A stanza from another node, where it has been in the queue for the log.
+    pub(crate) fn from_frame(stanza: Stanza, hops: u8, entry: Option<LogRef>, counts: bool) -> Self {
+        Self {
+            hops,
+            entry,
+            counts,
+            passed_log: true,
+            ..Self::new(stanza)
+        }
+    }
+
+    /// The stanza, to be changed.
+    pub(crate) fn stanza_mut(&mut self) -> &mut Stanza {
+        Arc::make_mut(&mut self.stanza)
+    }
+
+    /// It ends like that, and its sender may know.
+    pub(crate) fn end(self, outcome: Outcome) {
+        metrics::count(self.counts, self.stanza.kind, outcome);
+    }
+
+    /// What is written to one client.
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        Outgoing {
+            stanza: Arc::clone(&self.stanza),
+            to: None,
+            accepted: self.accepted,
+            entry: self.entry,
+            counts: false,
         }
     }
 }
@@ -97,7 +154,9 @@ pub struct Shard {
     /// Work for accounts for which something must be looked up first, in its order.
     pub(crate) waiting: RefCell<HashMap<BareJid, VecDeque<Queued>>>,
     pub(crate) cache: RefCell<Cache>,
-    outgoing: Vec<Outgoing>,
+    pub(crate) log_queue: LogQueue,
+    pub(crate) confirmations: RefCell<Confirmations>,
+    outgoing: Vec<ForShard>,
     room: Notify,
     next_id: Cell<u64>,
     /// All connections of this arbiter, for the end of the node; those that are gone are taken out
@@ -105,8 +164,9 @@ pub struct Shard {
     connections: RefCell<Vec<WeakAddr<Connection>>>,
 }
 
+/// What has gathered for another shard.
 #[derive(Default)]
-struct Outgoing {
+struct ForShard {
     work: RefCell<Vec<Work>>,
     sending: Cell<bool>,
 }
@@ -133,6 +193,8 @@ pub struct Bound {
     pub session: Addr<UserSession>,
     /// Where the stanzas for the client come from.
     pub outbox: Rc<Outbox>,
+    /// Which of the session's connections has it now.
+    pub generation: u32,
 }
 
 impl Shard {
@@ -144,7 +206,9 @@ impl Shard {
             accounts: RefCell::default(),
             waiting: RefCell::default(),
             cache: RefCell::new(Cache::new(cached)),
-            outgoing: (0..shards).map(|_| Outgoing::default()).collect(),
+            log_queue: LogQueue::default(),
+            confirmations: RefCell::default(),
+            outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             room: Notify::new(),
             next_id: Cell::new(0),
             connections: RefCell::default(),
@@ -271,7 +335,8 @@ impl Shard {
         request: &BindRequest,
         sequence: u64,
     ) -> Bound {
-        let outbox = Rc::new(Outbox::new(self.node.settings.sessions.outbox_bytes));
+        let max_bytes = self.node.settings.sessions.outbox_bytes;
+        let outbox = Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log)));
         let session = UserSession::create(|ctx| {
             let resource = Rc::new(Resource {
                 jid: jid.clone(),
@@ -280,19 +345,24 @@ impl Shard {
                 presence: RefCell::default(),
                 priority: Cell::new(0),
                 takes_messages: Cell::new(false),
+                reads_log: Cell::new(false),
+                read_up_to: Cell::new(0),
+                carbons: Cell::new(false),
+                resume_id: RefCell::default(),
                 wants_roster: Cell::new(false),
                 uses_roster_versions: Cell::new(false),
                 wants_block_list: Cell::new(false),
                 sequence: Cell::new(sequence),
             });
             account.resources.borrow_mut().push(Rc::clone(&resource));
-            UserSession::new(self, account, resource, request)
+            UserSession::new(self, account, resource, request.connection.clone())
         });
         metrics::SESSIONS.inc();
         Bound {
             jid: jid.clone(),
             session,
             outbox,
+            generation: 0,
         }
     }
 
@@ -388,6 +458,7 @@ impl Shard {
 
     /// Waits while other shards are too far behind. Sessions call it before they read on.
     pub(crate) async fn room(&self) {
+        self.node.log_load.room().await;
         while self
             .outgoing
             .iter()
@@ -404,9 +475,11 @@ impl Shard {
 
     /// Whether [`room`](Self::room) would wait.
     pub(crate) fn is_behind(&self) -> bool {
-        self.outgoing
-            .iter()
-            .any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
+        self.node.log_load.is_high()
+            || self
+                .outgoing
+                .iter()
+                .any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
     }
 
     /// A connection runs on this arbiter from now on.

@@ -1,10 +1,14 @@
 //! One actor per bound resource: a full JID on this node.
 //!
 //! Applies the rules of RFC 6120 §8 and RFC 6121 to what the client sends, one stanza at a time and
-//! in order: a stanza that needs storage holds back those behind it. What is delivered *to* the
-//! client does not pass through here; the router pushes it into the resource's
+//! in order: a stanza that needs storage holds back those behind it (`stanzas.rs`). What is delivered
+//! *to* the client does not pass through here; the router pushes it into the resource's
 //! [`Outbox`](crate::outbox::Outbox). Started by [`Shard::bind`]; stops when its connection ends,
-//! when another session takes its resource, or when the account goes.
+//! when another session takes its resource, or when the account goes. With stream management
+//! (XEP-0198, `managed.rs`) it outlives its connection for the resumption time.
+
+mod managed;
+mod stanzas;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,18 +21,21 @@ use std::time::Instant;
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::prelude::*;
 use rookery_features::presence::DirectedPresence;
+use rookery_features::xep0198_stream_management::Nonza;
 use rookery_proto::error::Condition;
 use rookery_proto::jid::Jid;
-use rookery_proto::stanza::{Kind, PresenceType, Rejected, RejectedStanza, Stanza};
+use rookery_proto::stanza::{Kind, PresenceType, Rejected, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::oneshot;
 
+pub(crate) use self::managed::{Attach, Attached, Managed};
+pub(crate) use self::stanzas::Taken;
 use crate::account::{Account, Resource};
-use crate::connection::{Close, Connection};
+use crate::connection::{Close, Connection, Cut};
+use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
-use crate::presence_list::{OutboundSubscription, PresenceList, Unavailable, UserPresence};
-use crate::shard::{BindRequest, Parcel, Shard, Work};
-use crate::{dispatch, metrics, reply};
+use crate::presence_list::{PresenceList, Unavailable};
+use crate::shard::{Parcel, Shard, Work};
 
 /// Messages that a session's mailbox holds: its connection has one batch under way at a time, the
 /// rest are rare.
@@ -41,18 +48,29 @@ pub enum Inbound {
     Stanza(Stanza),
     /// Something to be answered with an error.
     Rejected(Rejected),
+    /// An element of stream management (XEP-0198).
+    Nonza(Nonza),
+    /// An element of stream management that fails with this condition.
+    BadNonza(Condition),
 }
 
 /// A batch of stanzas from the client. Answered when all of them are done; until then the connection
 /// reads no further, which is the back-pressure on the client.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Incoming(pub Vec<Inbound>);
+pub struct Incoming {
+    /// Which of the session's connections it comes from.
+    pub generation: u32,
+    /// In their order.
+    pub batch: Vec<Inbound>,
+}
 
 /// The connection is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Detached {
+    /// Which of the session's connections it was.
+    pub generation: u32,
     /// What was taken from the outbox and not written completely, oldest first.
     pub unsent: Vec<Outgoing>,
     /// Whether the client closed the stream itself.
@@ -67,11 +85,22 @@ pub struct End {
     pub error: Option<StreamError>,
 }
 
+/// The node wants the client to go on elsewhere: its connection breaks off, and the session waits to
+/// be resumed. A session that cannot be ends with `<system-shutdown/>`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Leave;
+
 /// A resource's session.
 pub struct UserSession {
     session: Rc<Session>,
-    connection: Addr<Connection>,
+    /// `None` while it waits to be resumed.
+    connection: Option<Addr<Connection>>,
+    /// Counts the connections that it has had.
+    generation: u32,
     ended: bool,
+    /// Ends the session when nobody has resumed it.
+    expiry: Option<SpawnHandle>,
 }
 
 /// What the handlers of a session share with the futures that they start.
@@ -80,7 +109,9 @@ pub(crate) struct Session {
     pub(crate) account: Rc<Account>,
     pub(crate) resource: Rc<Resource>,
     pub(crate) jid: Jid,
-    directed: RefCell<DirectedPresence>,
+    pub(crate) directed: RefCell<DirectedPresence>,
+    /// Stream management, once the client has enabled it.
+    pub(crate) managed: RefCell<Option<Managed>>,
 }
 
 impl UserSession {
@@ -88,7 +119,7 @@ impl UserSession {
         shard: &Rc<Shard>,
         account: &Rc<Account>,
         resource: Rc<Resource>,
-        request: &BindRequest,
+        connection: Addr<Connection>,
     ) -> Self {
         let jid = Jid::from(resource.jid.clone());
         let session = Session {
@@ -97,11 +128,14 @@ impl UserSession {
             resource,
             jid,
             directed: RefCell::default(),
+            managed: RefCell::default(),
         };
         Self {
             session: Rc::new(session),
-            connection: request.connection.clone(),
+            connection: Some(connection),
+            generation: 0,
             ended: false,
+            expiry: None,
         }
     }
 }
@@ -117,8 +151,11 @@ impl Actor for UserSession {
 impl Handler<Incoming> for UserSession {
     type Result = Answer;
 
-    fn handle(&mut self, Incoming(batch): Incoming, _: &mut Self::Context) -> Answer {
-        if self.ended {
+    fn handle(&mut self, incoming: Incoming, _: &mut Self::Context) -> Answer {
+        let Incoming { generation, batch } = incoming;
+        // What a connection brings after another one has taken over was not counted: the client sends
+        // it again.
+        if self.ended || generation != self.generation {
             return Answer::Now;
         }
         let accepted = Instant::now();
@@ -151,7 +188,23 @@ impl Handler<Incoming> for UserSession {
 impl Handler<Detached> for UserSession {
     type Result = ();
 
-    fn handle(&mut self, Detached { unsent, .. }: Detached, ctx: &mut Self::Context) {
+    fn handle(&mut self, detached: Detached, ctx: &mut Self::Context) {
+        let Detached {
+            generation,
+            mut unsent,
+            clean,
+        } = detached;
+        if generation != self.generation {
+            return;
+        }
+        self.connection = None;
+        if self.session.resource.outbox.is_managed() {
+            // The outbox has them as well: they were not acknowledged.
+            unsent = Vec::new();
+            if !clean && !self.ended && self.wait_for_resumption(ctx) {
+                return;
+            }
+        }
         self.end(unsent);
         ctx.stop();
     }
@@ -160,18 +213,43 @@ impl Handler<Detached> for UserSession {
 impl Handler<End> for UserSession {
     type Result = ();
 
-    fn handle(&mut self, End { error }: End, _: &mut Self::Context) {
+    fn handle(&mut self, End { error }: End, ctx: &mut Self::Context) {
         // What is queued is routed again at once: whoever took the resource gets it. The actor stops
         // when its connection says that it is gone.
         self.end(Vec::new());
+        if self.connection.is_none() {
+            return ctx.stop();
+        }
         self.close(error);
+    }
+}
+
+impl Handler<Leave> for UserSession {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, _: &mut Self::Context) {
+        if self.ended {
+            return;
+        }
+        match (&self.connection, self.session.may_be_resumed()) {
+            // Refused only by a connection that is gone, which tells us by `Detached`.
+            (Some(connection), true) => drop(connection.try_send(Cut)),
+            (Some(_), false) => {
+                self.end(Vec::new());
+                self.close(Some(StreamCondition::SystemShutdown.into()));
+            }
+            // It waits already.
+            (None, _) => {}
+        }
     }
 }
 
 impl UserSession {
     fn close(&self, error: Option<StreamError>) {
-        // Refused only by a connection that is gone, which tells us by `Detached`.
-        let _ = self.connection.try_send(Close(error));
+        if let Some(connection) = &self.connection {
+            // Refused only by a connection that is gone, which tells us by `Detached`.
+            let _ = connection.try_send(Close(error));
+        }
     }
 
     /// Takes the resource out of the tables, tells its contacts and routes again what it never got.
@@ -183,237 +261,12 @@ impl UserSession {
             session.say_goodbye();
         }
         let queued = session.resource.outbox.close();
-        for outgoing in unsent.into_iter().chain(queued) {
-            session.return_unsent(outgoing);
-        }
+        session.return_unsent(unsent.into_iter().chain(queued));
         session.shard.flush();
     }
 }
 
-/// What became of one stanza.
-pub(crate) enum Taken {
-    Done,
-    /// It needs something that takes time; those behind it wait.
-    Waiting(Pin<Box<dyn Future<Output = Option<StreamError>>>>),
-    Fatal(StreamError),
-}
-
 impl Session {
-    /// Goes on with a batch after a stanza that had to wait.
-    async fn take_rest(
-        self: Rc<Self>,
-        first: Pin<Box<dyn Future<Output = Option<StreamError>>>>,
-        mut batch: VecDeque<Inbound>,
-        accepted: Instant,
-    ) -> Option<StreamError> {
-        let mut fatal = first.await;
-        while let (None, Some(inbound)) = (&fatal, batch.pop_front()) {
-            fatal = match self.take(inbound, accepted) {
-                Taken::Done => None,
-                Taken::Waiting(job) => job.await,
-                Taken::Fatal(error) => Some(error),
-            };
-        }
-        self.shard.flush();
-        self.shard.room().await;
-        fatal
-    }
-
-    fn take(self: &Rc<Self>, inbound: Inbound, accepted: Instant) -> Taken {
-        match inbound {
-            Inbound::Rejected(Rejected::Stream(error)) => Taken::Fatal(error),
-            Inbound::Rejected(Rejected::Stanza(rejected)) => {
-                self.answer_rejected(&rejected);
-                Taken::Done
-            }
-            Inbound::Stanza(mut stanza) => {
-                metrics::stanza_in(stanza.kind);
-                if !self.stamp(&mut stanza) {
-                    return Taken::Fatal(StreamError::from(StreamCondition::InvalidFrom));
-                }
-                self.take_stanza(stanza, accepted)
-            }
-        }
-    }
-
-    /// A stanza that breaks the rules of its kind (RFC 6120 §8.1, §8.2.3).
-    fn answer_rejected(&self, rejected: &RejectedStanza) {
-        if let Some(answer) = rejected.reply() {
-            metrics::stanza_in(answer.kind);
-            metrics::outcome(answer.kind, metrics::Outcome::Bounced);
-            self.answer(answer);
-        }
-    }
-
-    /// RFC 6120 §8.1.2.1. The user's own address with another resource is overwritten: a widely used
-    /// web client sends that after a page reload.
-    fn stamp(&self, stanza: &mut Stanza) -> bool {
-        if stanza
-            .from
-            .as_ref()
-            .is_some_and(|from| from.bare_str() != self.jid.bare_str())
-        {
-            return false;
-        }
-        stanza.from = Some(self.jid.clone());
-        true
-    }
-
-    fn take_stanza(self: &Rc<Self>, stanza: Stanza, accepted: Instant) -> Taken {
-        match stanza.kind {
-            Kind::Message(_) => self.take_message(stanza, accepted),
-            Kind::Presence(kind) => self.take_presence(kind, stanza, accepted),
-            Kind::Iq(_) => dispatch::iq(self, stanza, accepted),
-        }
-    }
-
-    /// RFC 6120 §10.3.1: without `to` it is for the sender's own account.
-    fn take_message(self: &Rc<Self>, mut stanza: Stanza, accepted: Instant) -> Taken {
-        if stanza.to.is_none() {
-            stanza.to = Some(Jid::from(self.account.jid.clone()));
-        }
-        self.route(stanza, accepted)
-    }
-
-    fn take_presence(
-        self: &Rc<Self>,
-        kind: PresenceType,
-        mut stanza: Stanza,
-        accepted: Instant,
-    ) -> Taken {
-        let list = self.shard.presence_list(&self.account);
-        let resource = self.resource.jid.resource().to_owned();
-        match (kind, &stanza.to) {
-            (PresenceType::Available, None) => {
-                let stanza = Arc::new(stanza);
-                self.ask(list.send(UserPresence {
-                    resource,
-                    stanza,
-                    accepted,
-                }))
-            }
-            (PresenceType::Unavailable, None) => {
-                let directed = self.directed.take().into_recipients();
-                let stanza = Arc::new(stanza);
-                let was_available = self.resource.is_available();
-                self.ask(list.send(Unavailable {
-                    resource,
-                    stanza,
-                    was_available,
-                    directed,
-                }))
-            }
-            (PresenceType::Available, Some(to)) => {
-                if !self.directed.borrow_mut().sent_available(to) {
-                    self.refuse(&stanza, &Condition::PolicyViolation.into());
-                    return Taken::Done;
-                }
-                self.route(stanza, accepted)
-            }
-            (PresenceType::Unavailable, Some(to)) => {
-                self.directed.borrow_mut().sent_unavailable(to);
-                self.route(stanza, accepted)
-            }
-            (
-                PresenceType::Subscribe
-                | PresenceType::Subscribed
-                | PresenceType::Unsubscribe
-                | PresenceType::Unsubscribed,
-                Some(_),
-            ) => self.ask(list.send(OutboundSubscription { stanza })),
-            (PresenceType::Probe, Some(to)) => {
-                // A client has no business probing (RFC 6121 §4.3); its server asks for it.
-                stanza.to = Some(Jid::from(to.to_bare()));
-                self.route(stanza, accepted)
-            }
-            (PresenceType::Error, Some(_)) => self.route(stanza, accepted),
-            (_, None) => Taken::Done,
-        }
-    }
-
-    /// Asks the account's presence list; what it answers goes to the client.
-    pub(crate) fn ask<M>(self: &Rc<Self>, request: Request<PresenceList, M>) -> Taken
-    where
-        M: PresenceRequest,
-        PresenceList: Handler<M>,
-    {
-        let session = Rc::clone(self);
-        Taken::Waiting(Box::pin(async move {
-            for answer in session.answered(request).await.unwrap_or_default() {
-                session.answer(answer);
-            }
-            None
-        }))
-    }
-
-    /// The answer of an actor on this arbiter, or `None` if it failed or took too long.
-    pub(crate) async fn answered<A, M>(&self, request: Request<A, M>) -> Option<M::Result>
-    where
-        A: Actor + Handler<M>,
-        A::Context: ToEnvelope<A, M>,
-        M: Message + Unpin + Send + 'static,
-        M::Result: Send,
-    {
-        match tokio::time::timeout(self.shard.node().settings.sessions.actor_timeout, request).await
-        {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                tracing::error!(jid = %self.jid, %error, "an actor did not answer");
-                None
-            }
-            Err(_) => {
-                tracing::error!(jid = %self.jid, "an actor took too long to answer");
-                None
-            }
-        }
-    }
-
-    /// Sends a stanza on, unless the user blocks the recipient (XEP-0191 §3.5).
-    pub(crate) fn route(self: &Rc<Self>, stanza: Stanza, accepted: Instant) -> Taken {
-        let blocked = match (&*self.account.block_list.borrow(), &stanza.to) {
-            (Some(list), Some(to)) => list.blocks(to) && to.bare_str() != self.jid.bare_str(),
-            (None, _) => {
-                let session = Rc::clone(self);
-                return Taken::Waiting(Box::pin(async move {
-                    match session.shard.load_block_list(&session.account).await {
-                        Ok(()) => {
-                            session.route(stanza, accepted);
-                        }
-                        Err(error) => session.refuse(&stanza, &reply::storage_error(&error)),
-                    }
-                    None
-                }));
-            }
-            (Some(_), None) => false,
-        };
-        if blocked {
-            self.refuse(&stanza, &reply::blocked_by_sender());
-        } else {
-            let stanza = Arc::new(stanza);
-            self.shard.accept(Work::Route(Parcel {
-                stanza,
-                hops: 0,
-                accepted,
-            }));
-        }
-        Taken::Done
-    }
-
-    /// Answers a stanza with an error, if it is one that gets answers.
-    pub(crate) fn refuse(&self, stanza: &Stanza, error: &rookery_proto::error::StanzaError) {
-        metrics::outcome(stanza.kind, metrics::Outcome::Bounced);
-        if let Some(answer) = stanza.reply_error(error) {
-            self.answer(answer);
-        }
-    }
-
-    /// Sends the client a stanza of the server's own.
-    pub(crate) fn answer(&self, mut stanza: Stanza) {
-        stanza.to = Some(self.jid.clone());
-        self.shard
-            .push(&self.resource, Outgoing::new(Arc::new(stanza)));
-    }
-
     /// Ends what others know of the session.
     fn say_goodbye(self: &Rc<Self>) {
         let session = Rc::clone(self);
@@ -460,29 +313,38 @@ impl Session {
         }
     }
 
-    /// A stanza that the client never got: messages look for another resource or for the log,
-    /// requests are answered with an error (RFC 6121 §8.5.3.2).
-    fn return_unsent(&self, outgoing: Outgoing) {
-        if outgoing.entry.is_some() {
-            // Still in the log, and undelivered there.
-            return;
+    /// Stanzas that the client never got, or did not acknowledge: messages look for another resource
+    /// or wait in the log, requests are answered with an error (RFC 6121 §8.5.3.2).
+    fn return_unsent(&self, unsent: impl Iterator<Item = Outgoing>) {
+        let mut is_undelivered_again = false;
+        for outgoing in unsent {
+            if let Some(entry) = outgoing.entry {
+                is_undelivered_again |= self.account.log.given_up(entry.id);
+            } else {
+                self.route_again(outgoing);
+            }
         }
-        if outgoing.stanza.from.is_none() {
+        if is_undelivered_again {
+            self.shard.deliver_elsewhere(&self.account.jid);
+        }
+    }
+
+    fn route_again(&self, outgoing: Outgoing) {
+        // Copies, and what the server made, have served their purpose with this session.
+        if !outgoing.counts {
             return;
         }
         let mut stanza = outgoing.stanza;
         if let Some(to) = outgoing.to {
             Arc::make_mut(&mut stanza).to = Some(to);
         }
-        match stanza.kind {
+        let mut parcel = Parcel::counted(stanza, outgoing.accepted);
+        match parcel.stanza.kind {
             Kind::Message(_) | Kind::Iq(_) => {
-                self.shard.accept(Work::Route(Parcel {
-                    stanza,
-                    hops: 1,
-                    accepted: outgoing.accepted,
-                }));
+                parcel.hops = 1;
+                self.shard.accept(Work::Route(parcel));
             }
-            Kind::Presence(_) => metrics::outcome(stanza.kind, metrics::Outcome::Dropped),
+            Kind::Presence(_) => parcel.end(Outcome::Dropped),
         }
     }
 }

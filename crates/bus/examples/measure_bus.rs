@@ -133,6 +133,7 @@ async fn send(
             responsible: true,
             hops: 0,
             entry: None,
+            counts: true,
         };
         while let Err(refused) = bus.send(Epoch(2), frame) {
             frame = refused.frame;

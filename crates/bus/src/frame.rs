@@ -58,6 +58,9 @@ pub enum Frame {
         hops: u8,
         /// Where it stands in its recipient's log, if it does. Version 1 leaves this out.
         entry: Option<LogRef>,
+        /// Whether the receiver counts what becomes of it: a client sent it, and nothing has yet.
+        /// Version 1 leaves this out.
+        counts: bool,
     },
     /// A presence for all available resources that these accounts have on that node.
     Broadcast {

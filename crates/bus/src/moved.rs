@@ -81,4 +81,6 @@ pub struct MovedStanza {
     pub to: Option<Jid>,
     /// Where it stands in the recipient's log, if it does.
     pub entry: Option<LogRef>,
+    /// Whether what becomes of it is to be counted: a client sent it, and nothing has yet.
+    pub counts: bool,
 }

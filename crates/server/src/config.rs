@@ -157,6 +157,25 @@ settings! {
         /// Who may send PROXY protocol headers: the load balancers. Others cannot connect then.
         proxy_trusted: Vec<Network> = Fixed("[]"),
     }
+    /// Stream management (XEP-0198): sessions that outlive their connection.
+    sm: Sm {
+        /// How long a session waits for its client to come back after its connection broke. `0s`:
+        /// sessions cannot be resumed.
+        resume_timeout: Duration = Fixed(r#""5m""#),
+        /// Where clients are told to come back to, as `host` or `host:port`, if that is not where they
+        /// were.
+        location: Option<String> = Absent("where they were"),
+    }
+    /// The archive of messages (XEP-0313).
+    archive: Archive {
+        /// Whether messages are kept after they were delivered. Accounts may have preferences of their
+        /// own (XEP-0441).
+        enabled: bool = Fixed("true"),
+        /// How long messages are kept; `0s`: for ever.
+        max_age: Duration = Fixed(r#""0s""#),
+        /// How many messages are kept for each account; 0: all.
+        max_messages: Integer<0, 1_000_000_000> = Fixed("0"),
+    }
     /// Certificates.
     tls: Tls {
         /// The certificate chain in PEM, the server's own first. Read again when it changes.

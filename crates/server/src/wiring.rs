@@ -177,10 +177,18 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
             ..settings::Auth::default()
         },
         sessions: settings::Sessions {
+            resume_timeout: config.sm.resume_timeout,
+            resume_location: config.sm.location.as_deref().map(Into::into),
             resources_per_user: limits.resources_per_user.get(),
             outbox_bytes: limits.outbox_bytes.get(),
             offline_messages: limits.offline_messages.get(),
             ..settings::Sessions::default()
+        },
+        archive: settings::Archive {
+            enabled: config.archive.enabled,
+            max_age: Some(config.archive.max_age).filter(|age| !age.is_zero()),
+            max_messages: Some(config.archive.max_messages.get() as u64).filter(|&max| max > 0),
+            ..settings::Archive::default()
         },
         workers: config.server.workers.get(),
     })

@@ -4,15 +4,20 @@ use std::task::{Context, Poll, ready};
 
 use actix::prelude::*;
 use rookery_features::sasl::Condition;
+use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::stanza::{Rejected, Stanza};
-use rookery_proto::stream::{Frame, Framing, StreamCondition, StreamError, ws_frame};
+use rookery_proto::stream::{
+    Frame, Framing, StreamCondition, StreamError, StreamScope, ws_frame,
+};
+use rookery_proto::xml::Element;
 
 use super::ending::End;
 use super::job::{Done, Found, Job};
 use super::negotiation::{Action, FailedLogin, Success};
 use super::{Bound, Connection, Lost, Negotiating, Parts, Proxied, State};
 use crate::metrics;
-use crate::shard::BindRequest;
+use crate::resumption::ResumeRequest;
+use crate::shard::{self, BindRequest};
 use crate::transport::tls::TlsWire;
 use crate::transport::{Error, Input, Output, Scratch, Wire, proxy_protocol};
 use crate::user_session::{Inbound, Incoming};
@@ -259,6 +264,19 @@ impl Connection {
                 };
                 self.job = Some(Job::bind(self.shard.clone(), request, iq));
             }
+            Action::Resume {
+                account,
+                previd,
+                h,
+            } => {
+                let request = ResumeRequest {
+                    account,
+                    previd,
+                    h,
+                    connection: ctx.address(),
+                };
+                self.job = Some(Job::resume(self.shard.clone(), request));
+            }
             Action::Fail(error) => self.end = Some(End::Ours(Some(error))),
             Action::Close => self.end = Some(End::Ours(None)),
             Action::Closed => self.end = Some(End::Theirs),
@@ -415,15 +433,17 @@ impl Connection {
             }
             Found::Bound(iq, Ok(bound)) => {
                 negotiation.bound(&iq, &bound.jid, output);
-                let scope = negotiation.scope().clone();
                 tracing::debug!(jid = %bound.jid, peer = %self.peer, "session started");
-                self.state = State::Bound(Bound {
-                    session: bound.session,
-                    outbox: bound.outbox,
-                    scope,
-                });
-                self.watch.rest();
+                self.is_bound(*bound);
                 Action::Continue
+            }
+            Found::Resumed(Ok(bound)) => {
+                tracing::debug!(jid = %bound.jid, peer = %self.peer, "session resumed");
+                self.is_bound(*bound);
+                Action::Continue
+            }
+            Found::Resumed(Err(refused)) => {
+                negotiation.not_resumed(&refused, output)
             }
         };
         let rest = std::mem::take(&mut self.rest);
@@ -436,6 +456,21 @@ impl Connection {
             unread.to_vec()
         };
         Ok(())
+    }
+
+    /// The stream has a session from now on.
+    fn is_bound(&mut self, bound: shard::Bound) {
+        let State::Negotiating(negotiating) = &self.state else {
+            return;
+        };
+        let scope = negotiating.negotiation.scope().clone();
+        self.state = State::Bound(Bound {
+            session: bound.session,
+            outbox: bound.outbox,
+            generation: bound.generation,
+            scope,
+        });
+        self.watch.rest();
     }
 
     /// Hands stanzas to the session; the next ones wait until it has dealt with them.
@@ -459,6 +494,15 @@ impl Connection {
                 }
             };
             let end = match frame {
+                Ok(Some(Frame::Stanza(raw))) if sm::is_nonza(raw) => {
+                    match read_nonza(raw, &bound.scope) {
+                        Ok(inbound) => {
+                            batch.push(inbound);
+                            continue;
+                        }
+                        Err(error) => End::Ours(Some(error)),
+                    }
+                }
                 Ok(Some(Frame::Stanza(raw))) => match Stanza::parse(raw, &bound.scope) {
                     Ok(stanza) => {
                         batch.push(Inbound::Stanza(stanza));
@@ -484,8 +528,22 @@ impl Connection {
             break;
         }
         if !batch.is_empty() {
-            self.job = Some(Job::session(bound.session.send(Incoming(batch))));
+            let incoming = Incoming {
+                generation: bound.generation,
+                batch,
+            };
+            self.job = Some(Job::session(bound.session.send(incoming)));
         }
         self.rest = bytes.to_vec();
+    }
+}
+
+/// An element of stream management (XEP-0198).
+fn read_nonza(raw: &[u8], scope: &StreamScope) -> Result<Inbound, StreamError> {
+    let element = Element::from_stream(raw, scope)?;
+    match sm::Nonza::parse(&element) {
+        Ok(nonza) => Ok(Inbound::Nonza(nonza)),
+        Err(sm::Malformed::Failed(condition)) => Ok(Inbound::BadNonza(condition)),
+        Err(sm::Malformed::Stream(error)) => Err(error),
     }
 }

@@ -16,6 +16,7 @@ use rookery_proto::stanza::Stanza;
 use tokio::time::Instant;
 
 use crate::node::NodeShared;
+use crate::resumption::{NotResumed, ResumeRequest};
 use crate::shard::{self, BindRequest, Shard};
 use crate::user_session::{Incoming, UserSession};
 
@@ -55,6 +56,8 @@ pub(super) enum Found {
     Registered(Box<Stanza>, Result<(), StanzaError>),
     /// A bound resource, or why there is none.
     Bound(Box<Stanza>, Result<Box<shard::Bound>, StanzaError>),
+    /// A resumed session, or why it is none.
+    Resumed(Result<Box<shard::Bound>, NotResumed>),
 }
 
 impl Job {
@@ -120,12 +123,22 @@ impl Job {
         })
     }
 
+    /// Goes on with a session whose connection broke.
+    pub(super) fn resume(shard: Rc<Shard>, request: ResumeRequest) -> Self {
+        let future =
+            Box::pin(async move { Found::Resumed(shard.resume(request).await.map(Box::new)) });
+        Self::new(Work::Negotiation {
+            future,
+            is_binding: true,
+        })
+    }
+
     /// Since when it is under way.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// Whether a resource is being bound.
+    /// Whether a resource is being bound, or a session resumed.
     pub(super) fn is_binding(&self) -> bool {
         matches!(
             self.work,

@@ -13,9 +13,10 @@ use rookery_features::password::Password;
 use rookery_features::sasl::{self, Condition, Failure, Mechanism};
 use rookery_features::sasl_exchange::{Exchange, Step};
 use rookery_features::scram::{BindingKind, ChannelBinding, NONCE_LEN, Offer};
+use rookery_features::xep0198_stream_management as sm;
 use rookery_features::{bind, xep0077_register};
 use rookery_proto::credentials::Credentials;
-use rookery_proto::error::StanzaError;
+use rookery_proto::error::{Condition as StanzaCondition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::ns;
 use rookery_proto::stanza::{IqType, Kind, Rejected, Stanza};
@@ -25,6 +26,7 @@ use rookery_proto::stream::{
 use rookery_proto::xml::Element;
 
 use super::rules::{Rules, Security, header};
+use crate::resumption::NotResumed;
 use crate::transport::Output;
 use crate::transport::exporter::BINDING_BYTES;
 
@@ -82,6 +84,16 @@ pub(crate) enum Action {
         resource: Option<String>,
         /// The request.
         iq: Box<Stanza>,
+    },
+    /// Go on with a session whose connection broke (XEP-0198 §5); come back to
+    /// [`Negotiation::not_resumed`] if there is none.
+    Resume {
+        /// Who has logged in.
+        account: BareJid,
+        /// The session's identifier.
+        previd: String,
+        /// How many stanzas the client has got in it.
+        h: u32,
     },
     /// Send this error and close.
     Fail(StreamError),
@@ -307,6 +319,7 @@ impl Negotiation {
         match (element.name(), element.ns()) {
             ("starttls", ns::TLS) => self.starttls(element, output),
             (_, ns::SASL) => self.sasl(element, output),
+            (_, sm::NS) => self.stream_management(element, output),
             ("iq" | "message" | "presence", ns::CLIENT) => self.stanza(element, output),
             _ => Action::Fail(StreamCondition::UnsupportedStanzaType.into()),
         }
@@ -324,6 +337,37 @@ impl Negotiation {
         }
         output.push_bytes(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
         Action::Close
+    }
+
+    /// XEP-0198 §3, §5: before a resource is bound a session can be resumed, and nothing else.
+    fn stream_management(&mut self, element: &Element, output: &mut Output) -> Action {
+        match (sm::Nonza::parse(element), &self.phase) {
+            (Ok(sm::Nonza::Resume { previd, h }), Phase::Authenticated(user)) => Action::Resume {
+                account: user.clone(),
+                previd,
+                h,
+            },
+            (Ok(_), _) => {
+                output.push_bytes(sm::failed(StanzaCondition::UnexpectedRequest, None).as_bytes());
+                Action::Continue
+            }
+            (Err(sm::Malformed::Failed(condition)), _) => {
+                output.push_bytes(sm::failed(condition, None).as_bytes());
+                Action::Continue
+            }
+            (Err(sm::Malformed::Stream(error)), _) => Action::Fail(error),
+        }
+    }
+
+    /// A session could not be resumed; the client may bind a resource instead (XEP-0198 §5).
+    pub(crate) fn not_resumed(&self, refused: &NotResumed, output: &mut Output) -> Action {
+        match refused {
+            NotResumed::Failed(condition, h) => {
+                output.push_bytes(sm::failed(*condition, *h).as_bytes());
+                Action::Continue
+            }
+            NotResumed::Fatal(error) => Action::Fail(error.clone()),
+        }
     }
 
     /// RFC 6120 §6.4

@@ -5,10 +5,14 @@
 
 use std::task::{Context, Poll};
 
+use rookery_features::xep0198_stream_management as sm;
+use rookery_features::xep0359_stanza_ids as stanza_ids;
 use rookery_proto::jid::Jid;
+use rookery_proto::stream::Framing;
 
 use super::{Connection, Lost, State};
 use crate::metrics;
+use crate::outbox::Outgoing;
 use crate::transport::{Output, Scratch, Wire};
 
 /// Bytes of stanzas after which a write goes out.
@@ -32,7 +36,9 @@ impl Connection {
             let State::Bound(bound) = &self.state else {
                 return Ok(());
             };
-            if bound.outbox.poll_pending(cx).is_pending() {
+            if !bound.outbox.is_drained_by(bound.generation)
+                || bound.outbox.poll_pending(cx).is_pending()
+            {
                 return Ok(());
             }
             self.drain(cx)?;
@@ -46,16 +52,22 @@ impl Connection {
             return Ok(());
         };
         let mut scratch = Scratch::borrow();
+        for element in bound.outbox.take_controls() {
+            scratch.output.push_bytes(element.as_bytes());
+        }
+        let controls = scratch.output.len();
         while scratch.output.len() < WRITE_BYTES
             && let Some(outgoing) = bound.outbox.pop()
         {
             let before = scratch.output.len();
-            let to = outgoing.to.as_ref().map(Jid::as_str);
             scratch
                 .output
-                .push(|out| outgoing.stanza.write_to(out, to, framing));
+                .push(|out| write_stanza(&outgoing, out, framing));
             self.in_flight
                 .push_back((outgoing, scratch.output.len() - before));
+        }
+        if scratch.output.len() > controls && bound.outbox.take_request() {
+            scratch.output.push_bytes(sm::request().as_bytes());
         }
         // After a failure all of them count as unsent.
         self.send(&scratch.output, cx)?;
@@ -102,5 +114,21 @@ impl Connection {
                 }
                 _ => true,
             }
+    }
+}
+
+/// Writes a stanza as its recipient reads it: a message that is in the recipient's archive says under
+/// which id (XEP-0359 §3).
+fn write_stanza(outgoing: &Outgoing, out: &mut Vec<u8>, framing: Framing) {
+    let to = outgoing.to.as_ref();
+    let stanza = &outgoing.stanza;
+    match outgoing.entry {
+        Some(entry) if entry.archived => {
+            let by = to.or(stanza.to.as_ref()).map_or("", Jid::bare_str);
+            stanza.write_with(out, to.map(Jid::as_str), framing, |out| {
+                stanza_ids::write(out, by, entry.id);
+            });
+        }
+        _ => stanza.write_to(out, to.map(Jid::as_str), framing),
     }
 }

@@ -286,8 +286,6 @@ impl List {
             stanza.from = Some(Jid::from(self.account.jid.clone()));
             stanza.to = Some(Jid::from(contact.clone()));
             self.shard.accept(Work::Route(Parcel::new(stanza)));
-        } else {
-            metrics::outcome(stanza.kind, Outcome::Delivered);
         }
         if outbound.presence == Presence::SendAvailable {
             self.send_presence_to(&contact).await;

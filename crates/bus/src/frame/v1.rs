@@ -55,6 +55,7 @@ impl<'a> Frame<'a> {
                 responsible,
                 hops,
                 entry: _,
+                counts: _,
             } => Self::Deliver {
                 stanza: Cow::Borrowed(stanza),
                 to: Cow::Borrowed(to),
@@ -119,6 +120,7 @@ impl From<Frame<'_>> for super::Frame {
                 responsible,
                 hops,
                 entry: None,
+                counts: responsible,
             },
             Frame::Broadcast { stanza, to } => Self::Broadcast {
                 stanza: stanza.into_owned(),

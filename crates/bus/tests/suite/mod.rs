@@ -376,6 +376,7 @@ pub(crate) async fn an_older_node_gets_what_it_understands<H: Hub>() {
         responsible: true,
         hops: 0,
         entry,
+        counts: true,
     };
     let entry = Some(LogRef {
         id: 7,

@@ -8,8 +8,36 @@ impl Stanza {
     /// Appends the stanza as a peer reads it. `to`, if given, stands in for the stanza's own `to`: one
     /// stanza is written for many recipients.
     pub fn write_to(&self, out: &mut Vec<u8>, to: Option<&str>, framing: Framing) {
-        let name = self.kind.name().as_bytes();
+        self.write_start(out, to, framing);
         let inner = self.content.inner();
+        if inner.is_empty() {
+            out.extend_from_slice(b"/>");
+            return;
+        }
+        out.push(b'>');
+        out.extend_from_slice(inner.as_bytes());
+        self.write_end(out);
+    }
+
+    /// The same with more children behind the stanza's own: `more` appends their text, for a place
+    /// where the default namespace is `jabber:client`.
+    pub fn write_with(
+        &self,
+        out: &mut Vec<u8>,
+        to: Option<&str>,
+        framing: Framing,
+        more: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.write_start(out, to, framing);
+        out.push(b'>');
+        out.extend_from_slice(self.content.inner().as_bytes());
+        more(out);
+        self.write_end(out);
+    }
+
+    /// The start tag without its end.
+    fn write_start(&self, out: &mut Vec<u8>, to: Option<&str>, framing: Framing) {
+        let name = self.kind.name().as_bytes();
         out.reserve(self.size());
         out.push(b'<');
         out.extend_from_slice(name);
@@ -34,14 +62,11 @@ impl Stanza {
             push_attribute(out, "xml:lang", lang);
         }
         out.extend_from_slice(self.content.extra().as_bytes());
-        if inner.is_empty() {
-            out.extend_from_slice(b"/>");
-            return;
-        }
-        out.push(b'>');
-        out.extend_from_slice(inner.as_bytes());
+    }
+
+    fn write_end(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"</");
-        out.extend_from_slice(name);
+        out.extend_from_slice(self.kind.name().as_bytes());
         out.push(b'>');
     }
 

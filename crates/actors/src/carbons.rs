@@ -1,0 +1,86 @@
+//! Copies of messages for the user's other clients: XEP-0280, on all nodes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rookery_bus::Frame;
+use rookery_features::xep0280_carbons as carbons;
+use rookery_proto::jid::{BareJid, FullJid};
+use rookery_proto::stanza::Stanza;
+use smallvec::SmallVec;
+
+use crate::account::{Account, Resource};
+use crate::outbox::Outgoing;
+use crate::router::Place;
+use crate::shard::Shard;
+
+impl Shard {
+    /// A client sends a message: the user's other clients get it as well (§6).
+    pub(crate) fn copy_sent(self: &Rc<Self>, account: &Rc<Account>, sender: &Resource, message: &Stanza) {
+        if !self.has_others(account, 1) {
+            return;
+        }
+        let copy = carbons::sent(&account.jid, message);
+        self.copy(account, copy, vec![sender.jid.clone()]);
+    }
+
+    /// A message goes to some of an account's clients: the others get it as well (§7).
+    pub(crate) fn copy_received(self: &Rc<Self>, account: &Account, message: &Stanza, to: &[&Place]) {
+        if !self.has_others(account, to.len()) || !carbons::is_eligible(message) {
+            return;
+        }
+        let except: Vec<FullJid> = to.iter().map(|place| place.jid().clone()).collect();
+        let copy = carbons::received(&account.jid, message);
+        self.copy(account, copy, except);
+    }
+
+    /// Whether the account has more clients than that, on all nodes, as far as is known.
+    fn has_others(&self, account: &Account, count: usize) -> bool {
+        let here = account.resources.borrow().len();
+        here + self.cache.borrow().get(account.jid.as_str()).len() > count
+    }
+
+    /// Hands a copy to the clients that want copies, but those in `except`.
+    fn copy(&self, account: &Account, copy: Stanza, except: Vec<FullJid>) {
+        let copy = Arc::new(copy);
+        self.copy_here(account, &copy, &except);
+        let Some(cluster) = &self.node().cluster else {
+            return;
+        };
+        let mut nodes: SmallVec<[_; 2]> = SmallVec::new();
+        for remote in self.cache.borrow().get(account.jid.as_str()) {
+            if !except.contains(&remote.jid) && !nodes.contains(&remote.epoch) {
+                nodes.push(remote.epoch);
+            }
+        }
+        if nodes.is_empty() {
+            return;
+        }
+        let frame = Frame::Carbon {
+            account: account.jid.clone(),
+            stanza: Stanza::clone(&copy),
+            except,
+        };
+        cluster.tell(nodes, &frame);
+    }
+
+    fn copy_here(&self, account: &Account, copy: &Arc<Stanza>, except: &[FullJid]) {
+        for resource in account.all() {
+            if resource.carbons.get() && !except.contains(&resource.jid) {
+                let outgoing = Outgoing {
+                    to: Some(resource.jid.clone().into()),
+                    ..Outgoing::new(Arc::clone(copy))
+                };
+                self.push(&resource, outgoing);
+            }
+        }
+    }
+
+    /// A copy from another node.
+    pub(crate) fn copy_from_bus(&self, account: &BareJid, copy: Stanza, except: &[FullJid]) {
+        let account = self.accounts.borrow().get(account).cloned();
+        if let Some(account) = account {
+            self.copy_here(&account, &Arc::new(copy), except);
+        }
+    }
+}

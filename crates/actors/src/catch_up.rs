@@ -1,0 +1,137 @@
+//! Messages from the log, for a resource that can take them now: what came while nobody could
+//! (RFC 6121 §8.5.2.2.1, XEP-0160), and what others did not confirm.
+//!
+//! The resource reads what is undelivered, page by page, as fast as its client takes it; until it has
+//! read everything, messages for the account go to the log only, so that none overtakes an older one.
+//! An entry leaves the list of the undelivered when a client has confirmed it ([`crate::log_tracker`]).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rookery_bus::{Frame, LogRef};
+use rookery_features::offline;
+use rookery_proto::jid::BareJid;
+use rookery_proto::stanza::Stanza;
+use rookery_storage::{Entry, EntryId};
+
+use crate::account::{Account, Resource};
+use crate::outbox::Outgoing;
+use crate::shard::Shard;
+
+/// Entries that are read at a time.
+const PAGE: usize = 100;
+
+impl Shard {
+    /// Gives a resource what is undelivered in its account's log. If it does not take messages yet,
+    /// it does when it has that.
+    pub(crate) fn catch_up(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
+        if resource.reads_log.replace(true) {
+            // Whatever was undelivered before this moment is found by the reading that runs.
+            account.log.came();
+            return;
+        }
+        let shard = Rc::clone(self);
+        let (account, resource) = (Rc::clone(account), Rc::clone(resource));
+        actix_rt::spawn(async move {
+            shard.read_log(&account, &resource).await;
+            resource.reads_log.set(false);
+            let is_willing = resource.is_available() && resource.priority.get() >= 0;
+            resource.takes_messages.set(is_willing && account.holds(&resource));
+        });
+    }
+
+    async fn read_log(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
+        // What was confirmed is not undelivered.
+        self.write_confirmations().await;
+        let _reading = account.log.reading();
+        let storage = &self.node().storage;
+        let mut after: Option<EntryId> = None;
+        loop {
+            let arrivals = account.log.arrivals();
+            let page = match storage.undelivered(&account.jid, after, PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(account = %account.jid, %error, "stored messages were not read");
+                    return;
+                }
+            };
+            let is_last = page.len() < PAGE;
+            for entry in page {
+                after = Some(entry.id);
+                if !account.log.knows(entry.id.0) && !self.hand_out(account, resource, &entry) {
+                    return;
+                }
+                resource.read_up_to.set(entry.id.0);
+            }
+            // What came while the last page was read is on the next one.
+            if is_last && account.log.arrivals() == arrivals {
+                return;
+            }
+            // A long log must not overflow the outbox.
+            resource.outbox.room().await;
+            if resource.outbox.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether the resource can take more.
+    fn hand_out(&self, account: &Account, resource: &Rc<Resource>, entry: &Entry) -> bool {
+        let Ok(mut stanza) = Stanza::from_xml(&entry.stanza) else {
+            tracing::error!(account = %account.jid, id = %entry.id, "a stored message is unreadable");
+            return true;
+        };
+        offline::add_delay(&mut stanza, account.jid.domain(), entry.at);
+        let outgoing = Outgoing {
+            entry: Some(LogRef {
+                id: entry.id.0,
+                archived: entry.archived,
+            }),
+            ..Outgoing::new(Arc::new(stanza))
+        };
+        self.push(resource, outgoing)
+    }
+
+    /// Something in an account's log is undelivered although the account has resources: one of those
+    /// here reads the log again.
+    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) {
+        let Some(account) = self.accounts.borrow().get(account).cloned() else {
+            // Gone: the next login reads it.
+            return;
+        };
+        if let Some(resource) = account.most_willing() {
+            self.catch_up(&account, &resource);
+        }
+    }
+
+    /// A session has ended without confirming all messages that it was given: another one of the
+    /// account gets them, on this node or on another. If there is none, they wait in the log.
+    pub(crate) fn deliver_elsewhere(self: &Rc<Self>, account: &BareJid) {
+        let here = self.accounts.borrow().get(account).cloned();
+        if here.is_some_and(|account| account.most_willing().is_some()) {
+            return self.read_log_again(account);
+        }
+        let (shard, account) = (Rc::clone(self), account.clone());
+        actix_rt::spawn(async move {
+            let Some(cluster) = &shard.node().cluster else {
+                return;
+            };
+            let rows = cluster.directory.lookup(std::slice::from_ref(&account)).await;
+            let own = cluster.epoch();
+            let rows = rows.iter().flatten().flatten();
+            let willing = rows.filter(|row| row.available && row.priority >= 0 && row.epoch != own);
+            if let Some(row) = willing.max_by_key(|row| row.priority) {
+                cluster.tell([row.epoch], &Frame::LogChanged { account });
+            }
+        });
+    }
+}
+
+impl Account {
+    /// The resource here that has the highest priority of those that take messages.
+    fn most_willing(&self) -> Option<Rc<Resource>> {
+        let resources = self.resources.borrow();
+        let willing = resources.iter().filter(|resource| resource.takes_messages.get());
+        willing.max_by_key(|resource| resource.priority.get()).cloned()
+    }
+}

@@ -1,0 +1,362 @@
+//! Messages on their way into the log, and what must not overtake them.
+//!
+//! A message that is archived, or that nobody can take now, or whose sender wants to know that it is
+//! safe, is committed to the logs of its recipient and its sender first and delivered then: what the
+//! log has, no crash loses. Each shard has one call to storage under way; what gathers meanwhile goes
+//! into the next. Stanzas that need no commit pass by, unless one from the same sender to the same
+//! recipient waits (RFC 6120 §10.1): a slow database delays nobody else.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use hashbrown::HashMap;
+use rookery_bus::LogRef;
+use rookery_features::delivery::Decision;
+use rookery_features::{offline, xep0313_mam as mam};
+use rookery_proto::error::{Condition, StanzaError};
+use rookery_proto::jid::{BareJid, Jid};
+use rookery_proto::stanza::Kind;
+use rookery_storage::{LogCopy, NewMessage, Pending, Refused, Stored};
+use tokio::sync::Notify;
+
+use crate::metrics::{self, Outcome};
+use crate::reply;
+use crate::shard::{Parcel, Shard, Work};
+
+/// Messages in one call to storage.
+const BATCH: usize = 250;
+
+/// Messages of the whole process that may wait for the log before sessions and the bus slow down.
+const MAX_WAITING: usize = 8192;
+
+/// One shard's queue.
+#[derive(Default)]
+pub(crate) struct LogQueue {
+    items: RefCell<VecDeque<Item>>,
+    /// Whether the task that works it off is running.
+    is_running: Cell<bool>,
+    /// How much waits for each recipient.
+    recipients: RefCell<HashMap<BareJid, usize>>,
+    /// What is with storage now.
+    committing: RefCell<Vec<Item>>,
+}
+
+struct Item {
+    work: Work,
+    to: BareJid,
+    /// How the message is kept for its recipient; `None` for what only must not overtake.
+    message: Option<Pending>,
+}
+
+/// How much the process has waiting for the log.
+#[derive(Debug, Default)]
+pub(crate) struct LogLoad {
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+impl LogLoad {
+    fn add(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, count: usize) {
+        let before = self.waiting.fetch_sub(count, Ordering::Relaxed);
+        if before > MAX_WAITING && before - count <= MAX_WAITING {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether those who bring more should wait.
+    pub(crate) fn is_high(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > MAX_WAITING
+    }
+
+    /// Waits while it is high.
+    pub(crate) async fn room(&self) {
+        loop {
+            let room = self.room.notified();
+            if !self.is_high() {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+impl Shard {
+    /// Whether a message has to be in the log before it is delivered, and how it is kept there.
+    pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Pending> {
+        let stanza = &parcel.stanza;
+        if parcel.entry.is_some() || parcel.passed_log || !matches!(stanza.kind, Kind::Message(_)) {
+            return None;
+        }
+        let is_archived = self.node().settings.archive.enabled && mam::is_archived(stanza);
+        let is_stored = offline::is_stored(stanza);
+        match decision {
+            Decision::Store if is_stored => Some(Pending::Offline),
+            Decision::Store if is_archived => Some(Pending::No),
+            Decision::Deliver(_) if is_stored && (is_archived || parcel.receipt.is_some()) => {
+                Some(Pending::Live)
+            }
+            Decision::Deliver(_) if is_archived => Some(Pending::No),
+            _ => None,
+        }
+    }
+
+    /// Commits a message; it comes back to be delivered.
+    pub(crate) fn log(self: &Rc<Self>, parcel: Parcel, pending: Pending) {
+        let Some(to) = parcel.stanza.to.as_ref().map(Jid::to_bare) else {
+            return;
+        };
+        if self.log_queue.items.borrow().len() >= self.node().settings.sessions.waiting_stanzas {
+            return self.bounce(parcel, &Condition::ResourceConstraint.into());
+        }
+        self.queue_for_log(Item {
+            work: Work::Route(parcel),
+            to,
+            message: Some(pending),
+        });
+    }
+
+    /// Whether something from the same sender to this account is on its way into the log, which this
+    /// must not overtake.
+    pub(crate) fn is_behind_log(&self, from: Option<&Jid>, account: &str) -> bool {
+        let queue = &self.log_queue;
+        if !queue.recipients.borrow().contains_key(account) {
+            return false;
+        }
+        let from = from.map(Jid::bare_str);
+        let is_same = |item: &Item| {
+            item.to.as_str() == account && item.work.from().map(Jid::bare_str) == from
+        };
+        queue.committing.borrow().iter().any(is_same) || queue.items.borrow().iter().any(is_same)
+    }
+
+    /// Lets something for an account wait behind the messages for it.
+    pub(crate) fn put_behind_log(self: &Rc<Self>, work: Work, account: BareJid) {
+        self.queue_for_log(Item {
+            work,
+            to: account,
+            message: None,
+        });
+    }
+
+    fn queue_for_log(self: &Rc<Self>, item: Item) {
+        let queue = &self.log_queue;
+        *queue.recipients.borrow_mut().entry_ref(&item.to).or_default() += 1;
+        queue.items.borrow_mut().push_back(item);
+        self.node().log_load.add();
+        if !queue.is_running.replace(true) {
+            actix_rt::spawn(Rc::clone(self).work_off_log());
+        }
+    }
+
+    async fn work_off_log(self: Rc<Self>) {
+        loop {
+            let count = self.take_batch();
+            if count == 0 {
+                break;
+            }
+            self.commit().await;
+            self.node().log_load.remove(count);
+            self.flush();
+        }
+        self.log_queue.is_running.set(false);
+    }
+
+    /// Takes what is to be committed next. Returns how much that is.
+    fn take_batch(&self) -> usize {
+        let queue = &self.log_queue;
+        let mut items = queue.items.borrow_mut();
+        let count = items.len().min(BATCH);
+        queue.committing.borrow_mut().extend(items.drain(..count));
+        if items.is_empty() && items.capacity() > 4 * BATCH {
+            *items = VecDeque::new();
+        }
+        count
+    }
+
+    async fn commit(self: &Rc<Self>) {
+        let messages: Vec<NewMessage> = {
+            let batch = self.log_queue.committing.borrow();
+            batch.iter().filter_map(|item| self.message(item)).collect()
+        };
+        let limit = self.node().settings.sessions.offline_messages;
+        let mut results = if messages.is_empty() {
+            Ok(Vec::new().into_iter())
+        } else {
+            let appended = self.node().storage.append(messages, limit).await;
+            appended.map(Vec::into_iter).map_err(|e| reply::storage_error(&e))
+        };
+        let batch = self.log_queue.committing.take();
+        let mut for_later = Vec::new();
+        for item in batch {
+            self.forget_recipient(&item.to);
+            let (pending, mut parcel) = match (item.message, item.work) {
+                (Some(pending), Work::Route(parcel)) => (pending, parcel),
+                (_, mut work) => {
+                    work.has_passed_log();
+                    self.deliver(work);
+                    continue;
+                }
+            };
+            parcel.passed_log = true;
+            let result = match &mut results {
+                // One for each message.
+                Ok(results) => results.next().unwrap_or(Err(Refused::NoAccount)),
+                Err(error) => {
+                    self.bounce(parcel, error);
+                    continue;
+                }
+            };
+            if let Some(parcel) = self.committed(parcel, result) {
+                if pending == Pending::Offline {
+                    for_later.push(parcel.clone());
+                }
+                self.deliver(Work::Route(parcel));
+            }
+        }
+        if !for_later.is_empty() {
+            self.look_who_came(for_later);
+        }
+    }
+
+    fn forget_recipient(&self, account: &BareJid) {
+        let mut recipients = self.log_queue.recipients.borrow_mut();
+        if let Some(count) = recipients.get_mut(account) {
+            *count -= 1;
+            if *count == 0 {
+                recipients.remove(account);
+            }
+        }
+    }
+
+    /// What the log gets of an item.
+    fn message(&self, item: &Item) -> Option<NewMessage> {
+        let (Some(pending), Work::Route(parcel)) = (item.message, &item.work) else {
+            return None;
+        };
+        let stanza = &parcel.stanza;
+        let (from, to) = (stanza.from.as_ref()?, stanza.to.as_ref()?);
+        let archive = self.node().settings.archive.enabled && mam::is_archived(stanza);
+        let sends_to_self = from.bare_str() == to.bare_str();
+        let has_log = from.local().is_some() && self.node().serves(from.domain());
+        let sender = (archive && has_log && !sends_to_self).then(|| LogCopy {
+            account: from.to_bare(),
+            peer: to.clone(),
+            archive,
+            pending: Pending::No,
+        });
+        Some(NewMessage {
+            at: SystemTime::now(),
+            stanza: stanza.to_xml().into(),
+            recipient: Some(LogCopy {
+                account: to.to_bare(),
+                peer: from.clone(),
+                archive,
+                pending,
+            }),
+            sender,
+        })
+    }
+
+    /// What storage made of a message. Returns what is to be delivered.
+    fn committed(self: &Rc<Self>, parcel: Parcel, result: Result<Stored, Refused>) -> Option<Parcel> {
+        match result {
+            Ok(Stored { recipient, .. }) => {
+                let Some(copy) = recipient else {
+                    // Not for the recipient's log: it is delivered, or is not.
+                    return Some(parcel);
+                };
+                metrics::count(parcel.counts, parcel.stanza.kind, Outcome::Stored);
+                Some(Parcel {
+                    entry: Some(LogRef {
+                        id: copy.id.0,
+                        archived: copy.archived,
+                    }),
+                    receipt: None,
+                    counts: false,
+                    ..parcel
+                })
+            }
+            Err(Refused::Blocked) => {
+                self.refuse_blocked(parcel);
+                None
+            }
+            // XEP-0160 §3: a full store answers service-unavailable; so does an account that does not
+            // exist (RFC 6121 §8.5.1).
+            Err(Refused::Full | Refused::NoAccount) => {
+                self.bounce(parcel, &Condition::ServiceUnavailable.into());
+                None
+            }
+        }
+    }
+
+    /// Messages for accounts without a resource are committed. A resource may have come on another
+    /// node after it was looked up in vain and before the commit, and may have read the log too early.
+    /// It is registered first and read then, so a look-up now finds it.
+    fn look_who_came(self: &Rc<Self>, parcels: Vec<Parcel>) {
+        if self.node().cluster.is_none() {
+            return;
+        }
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            if let Err(error) = shard.deliver_to_newcomers(parcels).await {
+                tracing::warn!(condition = ?error.condition,
+                    "stored messages may wait until their account's next login");
+            }
+        });
+    }
+
+    async fn deliver_to_newcomers(self: &Rc<Self>, parcels: Vec<Parcel>) -> Result<(), StanzaError> {
+        let Some(cluster) = &self.node().cluster else {
+            return Ok(());
+        };
+        let mut accounts: Vec<BareJid> = parcels
+            .iter()
+            .filter_map(|parcel| parcel.stanza.to.as_ref().map(Jid::to_bare))
+            .collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        let rows = cluster.directory.lookup(&accounts).await;
+        let rows = rows.map_err(|e| reply::directory_error(&e))?;
+        let own = cluster.epoch();
+        for (account, rows) in accounts.iter().zip(rows) {
+            let is_elsewhere = rows.iter().any(|row| row.available && row.epoch != own);
+            if !is_elsewhere {
+                continue;
+            }
+            self.cache.borrow_mut().forget(account.as_str());
+            let to_it = |parcel: &&Parcel| {
+                let to = parcel.stanza.to.as_ref();
+                to.is_some_and(|to| to.bare_str() == account.as_str())
+            };
+            for parcel in parcels.iter().filter(to_it) {
+                self.deliver(Work::Route(parcel.clone()));
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Who sends it.
+    fn from(&self) -> Option<&Jid> {
+        match self {
+            Self::Route(parcel) => parcel.stanza.from.as_ref(),
+            Self::Broadcast { stanza, .. } => stanza.from.as_ref(),
+            Self::Probe { .. } => None,
+        }
+    }
+
+    fn has_passed_log(&mut self) {
+        if let Self::Route(parcel) = self {
+            parcel.passed_log = true;
+        }
+    }
+}

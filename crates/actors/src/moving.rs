@@ -1,0 +1,277 @@
+//! Sessions that go on on another node: XEP-0198 §5, across nodes.
+//!
+//! The node that the client came to asks the one that has the session whether it can have it
+//! (`ResumeAsk`). That one lets go of the broken connection, waits until all that the client had sent
+//! is dealt with, and answers. Then the new node takes the full JID in the directory, so that
+//! everything for it comes here, and waits here; and takes the session (`ResumeTake`): from that
+//! moment on the old node is silent. Messages that were committed meanwhile are found in the log, so
+//! they come in their order. If a node dies in between, the client hears `item-not-found` and binds
+//! anew; what it has not acknowledged is in the log.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use rookery_bus::{Frame, MovedSession, ResumeReady, ResumeRefused};
+use rookery_features::xep0198_stream_management as sm;
+use rookery_proto::cluster::Epoch;
+use rookery_proto::error::Condition;
+use rookery_proto::jid::{BareJid, FullJid};
+use tokio::sync::oneshot;
+
+use crate::cluster::Cluster;
+use crate::node::NodeShared;
+use crate::resumption::{NotResumed, ResumeRequest};
+use crate::shard::{Bound, Shard};
+use crate::user_session::{Give, Offer};
+
+/// How long the node that has a session may take to answer; it waits for storage meanwhile.
+const ASK_PATIENCE: Duration = Duration::from_secs(25);
+
+/// How long it may take to hand the session over.
+const TAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Questions to other nodes that wait for their answers.
+#[derive(Default)]
+pub(crate) struct Questions {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Question>>,
+}
+
+/// Where an answer goes.
+enum Question {
+    Ask(oneshot::Sender<Result<ResumeReady, ResumeRefused>>),
+    Take(oneshot::Sender<Option<MovedSession>>),
+}
+
+impl Questions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Question>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, question: Question) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, question);
+        number
+    }
+
+    /// An answer to `ResumeAsk`.
+    pub(crate) fn answered(&self, number: u64, answer: Result<ResumeReady, ResumeRefused>) {
+        if let Some(Question::Ask(sender)) = self.lock().remove(&number) {
+            // Nobody waits any more.
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// An answer to `ResumeTake`. Returns the session if nobody waits for it any more.
+    pub(crate) fn taken(&self, number: u64, state: Option<MovedSession>) -> Option<MovedSession> {
+        match self.lock().remove(&number) {
+            Some(Question::Take(sender)) => sender.send(state).err().flatten(),
+            _ => state,
+        }
+    }
+}
+
+/// Asks a node, and waits for its answer.
+async fn ask<T>(
+    cluster: &Cluster,
+    to: Epoch,
+    patience: Duration,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    frame: impl FnOnce(u64) -> Frame,
+) -> Option<T> {
+    let (sender, answer) = oneshot::channel();
+    let number = cluster.questions.open(question(sender));
+    if cluster.send(to, frame(number)).is_err() {
+        cluster.questions.lock().remove(&number);
+        return None;
+    }
+    let answer = tokio::time::timeout(patience, answer).await;
+    if answer.is_err() {
+        cluster.questions.lock().remove(&number);
+    }
+    answer.ok()?.ok()
+}
+
+/// The node that an identifier names.
+fn owner(previd: &str) -> Option<Epoch> {
+    let (epoch, _) = previd.split_once('.')?;
+    u64::from_str_radix(epoch, 16).ok().map(Epoch)
+}
+
+// The node that the client came to.
+
+impl Shard {
+    /// Brings a session of the account here from the node that its identifier names.
+    pub(crate) async fn fetch_session(
+        self: &Rc<Self>,
+        request: ResumeRequest,
+    ) -> Result<Bound, NotResumed> {
+        let node = Arc::clone(self.node());
+        let (Some(cluster), Some(owner)) = (&node.cluster, owner(&request.previd)) else {
+            return Err(NotResumed::unknown());
+        };
+        let is_there = cluster.directory.nodes().iter().any(|n| n.epoch == owner);
+        if owner == cluster.epoch() || !is_there {
+            return Err(NotResumed::unknown());
+        }
+        let answer = ask(cluster, owner, ASK_PATIENCE, Question::Ask, |number| {
+            Frame::ResumeAsk {
+                request: number,
+                account: request.account.clone(),
+                id: request.previd.clone(),
+                h: request.h,
+            }
+        });
+        let session = match answer.await {
+            Some(Ok(ResumeReady { session })) => session,
+            Some(Err(refused)) => return Err(not_resumed(&refused, request.h)),
+            None => return Err(NotResumed::unknown()),
+        };
+        let (done, bound) = oneshot::channel();
+        let shard = Rc::clone(self);
+        let account = request.account.clone();
+        // What comes for the account waits until the session is here.
+        let job = Box::pin(async move {
+            let bound = shard.take_over(owner, session, request).await;
+            // The connection waits for a binding, whatever happens to it.
+            let _ = done.send(bound);
+        });
+        self.in_turn(account, job);
+        bound.await.unwrap_or_else(|_| Err(NotResumed::unknown()))
+    }
+
+    async fn take_over(
+        self: &Rc<Self>,
+        owner: Epoch,
+        jid: FullJid,
+        request: ResumeRequest,
+    ) -> Result<Bound, NotResumed> {
+        let Some(cluster) = &self.node().cluster else {
+            return Err(NotResumed::unknown());
+        };
+        self.end_local(&request.account, &jid).await;
+        let registered = cluster.directory.register(&jid).await.map_err(|error| {
+            tracing::warn!(%jid, %error, "cannot register a session");
+            NotResumed::Failed(Condition::ResourceConstraint, None)
+        })?;
+        let sequence = registered.sequence;
+        let was_available = registered.displaced.as_ref().is_some_and(|row| row.available);
+        if let Some(other) = registered.displaced.filter(|row| row.epoch != owner) {
+            // Somebody else has bound the resource since.
+            cluster.evict(&other);
+        }
+        self.cache.borrow_mut().forget(request.account.as_str());
+        let state = ask(cluster, owner, TAKE_PATIENCE, Question::Take, |number| {
+            Frame::ResumeTake {
+                request: number,
+                account: request.account.clone(),
+                id: request.previd.clone(),
+            }
+        });
+        let Some(state) = state.await.flatten() else {
+            cluster.unregister(&jid, sequence);
+            if was_available {
+                let account = self.account(&request.account);
+                self.tell_of_displaced(&account, jid).await;
+                self.tidy(&request.account);
+            }
+            return Err(NotResumed::unknown());
+        };
+        Ok(self.go_on_with(state, request, sequence).await)
+    }
+
+    /// A session that came from another node runs here from now on.
+    async fn go_on_with(
+        self: &Rc<Self>,
+        state: MovedSession,
+        request: ResumeRequest,
+        sequence: u64,
+    ) -> Bound {
+        let account = self.account(&request.account);
+        let resumed = sm::resumed(&request.previd, state.handled);
+        let (bound, resource) =
+            self.start_moved_session(&account, &state, request.connection, sequence);
+        *resource.resume_id.borrow_mut() = Some(request.previd.into());
+        resource.outbox.go_on(state, resumed);
+        if let Some(cluster) = &self.node().cluster {
+            cluster.update(&resource).await;
+        }
+        if resource.is_available() && resource.priority.get() >= 0 {
+            // What was committed while it moved comes before what waits here.
+            resource.reads_log.set(true);
+            self.finish_catching_up(&account, &resource).await;
+        }
+        bound
+    }
+}
+
+fn not_resumed(refused: &ResumeRefused, h: u32) -> NotResumed {
+    if refused.unknown {
+        NotResumed::Failed(Condition::ItemNotFound, refused.handled)
+    } else if refused.handled.is_none() {
+        NotResumed::Failed(Condition::ResourceConstraint, None)
+    } else {
+        sm::TooHigh {
+            h,
+            send_count: refused.sent,
+        }
+        .into()
+    }
+}
+
+// The node that has the session.
+
+impl Shard {
+    /// Another node asks for a session.
+    pub(crate) fn offer(self: &Rc<Self>, from: Epoch, request: u64, account: &BareJid, id: &str, h: u32) {
+        let resource = self.resumable(account, id);
+        let node = Arc::clone(self.node());
+        actix_rt::spawn(async move {
+            let unknown = ResumeRefused {
+                unknown: true,
+                handled: None,
+                sent: 0,
+            };
+            let answer = match resource {
+                Some(resource) => {
+                    let offered = resource.session.send(Offer { h }).await;
+                    offered.unwrap_or(Err(unknown)).map(|()| ResumeReady {
+                        session: resource.jid.clone(),
+                    })
+                }
+                None => Err(unknown),
+            };
+            reply(&node, from, Frame::ResumeAnswer { request, answer });
+        });
+    }
+
+    /// Another node takes a session.
+    pub(crate) fn give(self: &Rc<Self>, from: Epoch, request: u64, account: &BareJid, id: &str) {
+        let resource = self.resumable(account, id);
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            let state = match resource {
+                Some(resource) => resource.session.send(Give).await.ok().flatten(),
+                None => None,
+            };
+            // The new node reads the log: it must not find what the client has.
+            shard.write_confirmations().await;
+            let frame = Frame::ResumeState {
+                request,
+                state: state.map(|state| *state),
+            };
+            reply(shard.node(), from, frame);
+        });
+    }
+}
+
+fn reply(node: &Arc<NodeShared>, to: Epoch, frame: Frame) {
+    if let Some(cluster) = &node.cluster
+        && cluster.send(to, frame).is_err()
+    {
+        tracing::warn!(%to, "a session could not be handed over");
+    }
+}
