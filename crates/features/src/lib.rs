@@ -44,6 +44,10 @@ pub mod xep0191_blocking;
 pub mod xep0198_stream_management;
 pub mod xep0199_ping;
 pub mod xep0202_time;
+pub mod xep0280_carbons;
+pub mod xep0297_forwarding;
+pub mod xep0334_hints;
+pub mod xep0359_stanza_ids;
 pub mod xep0440_channel_binding;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Offline messages: which messages are kept for an account that cannot take them now.
 //!
 //! XEP-0160 Best Practices for Handling Offline Messages, version 1.0.1 (§3, types), with the hints
-//! of XEP-0334, version 1.0.0: `<no-store/>` and `<store/>`. `<no-permanent-store/>` does not keep a
-//! message from being stored until it is delivered (XEP-0334 §4.1 is about archives).
+//! `<no-store/>` and `<store/>` of XEP-0334. `<no-permanent-store/>` does not keep a message from being
+//! stored until it is delivered (XEP-0334 §4.1 is about archives).
 //!
 //! What is delivered late carries the time at which it came: XEP-0203 Delayed Delivery, version 2.0.
 
@@ -14,6 +14,7 @@ use rookery_proto::stanza::{Kind, MessageType, Stanza};
 use rookery_proto::xml::Element;
 
 use crate::feature::Feature;
+use crate::{xep0280_carbons, xep0334_hints, xep0359_stanza_ids};
 
 /// Announced in service discovery and listed in the README.
 pub const FEATURE: Feature = Feature::full(160, "1.0.1", &["msgoffline"]);
@@ -24,14 +25,8 @@ pub const DELAY_FEATURE: Feature = Feature::full(203, "2.0", &[]);
 /// Namespace of `<delay/>` (XEP-0203).
 pub const NS_DELAY: &str = "urn:xmpp:delay";
 
-/// Namespace of message processing hints (XEP-0334).
-pub const NS_HINTS: &str = "urn:xmpp:hints";
-
 /// Namespace of chat state notifications (XEP-0085).
-const NS_CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
-
-/// Namespace of message identifiers (XEP-0359), which many clients put into each message.
-const NS_STANZA_IDS: &str = "urn:xmpp:sid:0";
+pub(crate) const NS_CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
 
 /// Whether a message is kept for an account that has no resource for it (XEP-0160 §3): `chat` and
 /// `normal`, unless they say no more than that somebody is typing, or ask not to be stored.
@@ -44,20 +39,43 @@ pub fn is_stored(stanza: &Stanza) -> bool {
         | Kind::Presence(_)
         | Kind::Iq(_) => return false,
     }
-    let children = stanza.children();
-    if children.iter().any(|child| child.is("no-store", NS_HINTS)) {
-        return false;
-    }
-    children
-        .iter()
-        .any(|child| child.is("store", NS_HINTS) || is_content(child))
+    !xep0334_hints::forbids_storing(stanza)
+        && (xep0334_hints::asks_to_be_stored(stanza) || has_content(stanza))
 }
 
-/// Whether a child is worth reading later.
+/// Whether there is something in the message that is worth reading later.
+///
+/// Everything is, unless it is known to be of the moment or to say something about the message only:
+/// clients invent payloads faster than servers learn of them, and one that is lost is worse than one
+/// too many.
+pub(crate) fn has_content(message: &Stanza) -> bool {
+    message.has("body", ns::CLIENT) || message.children().iter().any(is_content)
+}
+
 fn is_content(child: &Element) -> bool {
-    match child.ns() {
-        NS_CHAT_STATES | NS_HINTS | NS_STANZA_IDS => false,
-        ns::CLIENT => child.name() != "thread",
+    match (child.ns(), child.name()) {
+        (ns::CLIENT, name) => name != "thread",
+        // A receipt and a marker are content, a request for them is not (XEP-0184, XEP-0333).
+        ("urn:xmpp:receipts", name) => name != "request",
+        ("urn:xmpp:chat-markers:0", name) => name != "markable",
+        // Answers to queries and copies: what they hold is in an archive (XEP-0313, XEP-0280).
+        ("urn:xmpp:mam:2", name) => name != "result",
+        (
+            NS_CHAT_STATES
+            | NS_DELAY
+            | xep0334_hints::NS
+            | xep0359_stanza_ids::NS
+            | xep0280_carbons::NS
+            // Somebody's nickname (XEP-0172), where else the message goes (XEP-0033), text while it is
+            // typed (XEP-0301), how the message is encrypted (XEP-0380), parts of the body that stand
+            // in for something else (XEP-0428).
+            | "http://jabber.org/protocol/nick"
+            | "http://jabber.org/protocol/address"
+            | "urn:xmpp:rtt:0"
+            | "urn:xmpp:eme:0"
+            | "urn:xmpp:fallback:0",
+            _,
+        ) => false,
         _ => true,
     }
 }
@@ -76,17 +94,10 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::testing::message;
 
     const BODY: &str = "<body>hi</body>";
     const COMPOSING: &str = "<composing xmlns='http://jabber.org/protocol/chatstates'/>";
-
-    fn message(kind: &str, children: &str) -> Stanza {
-        Stanza::from_xml(&format!(
-            "<message xmlns='jabber:client' from='ann@localhost/desk' to='bob@localhost' \
-             type='{kind}'>{children}</message>"
-        ))
-        .unwrap()
-    }
 
     fn hint(name: &str) -> String {
         format!("<{name} xmlns='urn:xmpp:hints'/>")
@@ -128,6 +139,28 @@ mod tests {
             assert!(!is_stored(&message("normal", &payload)), "{payload}");
         }
         assert!(is_stored(&message("chat", &format!("{COMPOSING}{BODY}"))));
+    }
+
+    #[test]
+    fn what_only_serves_the_moment_or_the_message_is_not_stored() {
+        for payload in [
+            "<request xmlns='urn:xmpp:receipts'/>",
+            "<markable xmlns='urn:xmpp:chat-markers:0'/>",
+            "<private xmlns='urn:xmpp:carbons:2'/>",
+            "<result xmlns='urn:xmpp:mam:2' id='1'/>",
+            "<rtt xmlns='urn:xmpp:rtt:0' seq='1'/>",
+            "<delay xmlns='urn:xmpp:delay' stamp='2002-09-10T23:08:25Z'/>",
+        ] {
+            assert!(!is_stored(&message("normal", payload)), "{payload}");
+        }
+        for payload in [
+            "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>",
+            "<reactions xmlns='urn:xmpp:reactions:0' id='1'/>",
+            "<retract xmlns='urn:xmpp:message-retract:1' id='1'/>",
+            "<x xmlns='jabber:x:conference' jid='room@muc.x'/>",
+        ] {
+            assert!(is_stored(&message("normal", payload)), "{payload}");
+        }
     }
 
     /// XEP-0334 §4

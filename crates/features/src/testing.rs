@@ -15,3 +15,12 @@ pub(crate) fn iq(kind: &str, payload: &str) -> Stanza {
 pub(crate) fn element(xml: &str) -> Element {
     Element::parse(xml, "").unwrap()
 }
+
+/// A message of the type from Ann's desk to Bob.
+pub(crate) fn message(kind: &str, children: &str) -> Stanza {
+    Stanza::from_xml(&format!(
+        "<message xmlns='jabber:client' from='ann@localhost/desk' to='bob@localhost' id='1' \
+         type='{kind}'>{children}</message>"
+    ))
+    .unwrap()
+}

@@ -133,6 +133,12 @@ impl Stanza {
         self.content.push(child);
     }
 
+    /// Removes the children that `keep` refuses; returns whether there were any. If so, text between the
+    /// children is gone, too.
+    pub fn retain_children(&mut self, keep: impl Fn(&Element) -> bool) -> bool {
+        self.content.retain(keep)
+    }
+
     /// The children that are elements. The first call builds the tree, for all clones.
     pub fn children(&self) -> &[Element] {
         self.content.children()

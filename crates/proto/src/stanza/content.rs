@@ -167,6 +167,29 @@ impl Content {
             tree,
         }));
     }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Element) -> bool) -> bool {
+        let children = self.children();
+        let kept: Vec<Element> = children
+            .iter()
+            .filter(|child| keep(child))
+            .cloned()
+            .collect();
+        if kept.len() == children.len() {
+            return false;
+        }
+        let mut inner = String::with_capacity(self.inner().len());
+        for child in &kept {
+            child.write_to(&mut inner, ns::CLIENT);
+        }
+        self.0 = Some(Arc::new(Shared {
+            extra: self.extra().into(),
+            index: index_of(&inner),
+            inner: inner.into(),
+            tree: OnceLock::from(kept),
+        }));
+        true
+    }
 }
 
 /// Finds the children in a content.

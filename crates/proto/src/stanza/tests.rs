@@ -392,6 +392,26 @@ fn a_child_is_added_to_a_copy_only() {
 }
 
 #[test]
+fn children_are_removed_from_a_copy_only() {
+    let original = read(
+        "<message xmlns:p='urn:p' p:a='1' to='b@x'><x xmlns='urn:x'/> <p:y>1</p:y><body>a&amp;b</body>\
+         <x xmlns='urn:x'/></message>",
+    )
+    .unwrap();
+    let mut copy = original.clone();
+    assert!(!copy.retain_children(|child| !child.is("x", "urn:z")));
+    assert_eq!(copy, original);
+    assert!(copy.retain_children(|child| !child.is("x", "urn:x")));
+    assert!(original.has("x", "urn:x") && !copy.has("x", "urn:x"));
+    assert!(copy.has("y", "urn:p") && copy.has("body", ns::CLIENT));
+    assert_eq!(copy.inner(), "<y xmlns='urn:p'>1</y><body>a&amp;b</body>");
+    assert_eq!(Stanza::from_xml(&copy.to_xml()).unwrap(), copy);
+    assert!(copy.to_xml().contains(" p:a='1'"), "{}", copy.to_xml());
+    assert!(copy.retain_children(|_| false));
+    assert!(copy.children().is_empty() && copy.inner().is_empty());
+}
+
+#[test]
 fn a_stanza_crosses_the_bus() {
     let stanza = read(
         "<message to='a@b' id='1' xml:lang='en' x='y'><body>hi</body><a xmlns='urn:a'/></message>",
