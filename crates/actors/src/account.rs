@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use actix::Addr;
 use rookery_features::xep0191_blocking::BlockList;
+use rookery_features::xep0280_carbons::Answerable;
 use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
@@ -91,6 +92,8 @@ pub struct Resource {
     pub read_up_to: Cell<u64>,
     /// Whether the client wants copies of its other resources' messages (XEP-0280).
     pub carbons: Cell<bool>,
+    /// Messages whose copies went to the others, so that errors that answer them do as well.
+    pub answerable: RefCell<Answerable>,
     /// What the client resumes the session by (XEP-0198), if it can.
     pub resume_id: RefCell<Option<Box<str>>>,
     /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).

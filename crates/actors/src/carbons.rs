@@ -1,10 +1,10 @@
 //! Copies of messages for the user's other clients: XEP-0280, on all nodes.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rookery_bus::Frame;
-use rookery_features::xep0280_carbons as carbons;
+use rookery_features::xep0280_carbons::{self as carbons, Copies, Direction};
+use rookery_features::xep0359_stanza_ids as stanza_ids;
 use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use smallvec::SmallVec;
@@ -12,26 +12,43 @@ use smallvec::SmallVec;
 use crate::account::{Account, Resource};
 use crate::outbox::Outgoing;
 use crate::router::Place;
-use crate::shard::Shard;
+use crate::shard::{Parcel, Shard};
 
 impl Shard {
-    /// A client sends a message: the user's other clients get it as well (§6).
-    pub(crate) fn copy_sent(self: &Rc<Self>, account: &Rc<Account>, sender: &Resource, message: &Stanza) {
-        if !self.has_others(account, 1) {
+    /// A client sends a message: the user's other clients get it as well (§8).
+    pub(crate) fn copy_sent(&self, account: &Account, sender: &Resource, message: &Stanza) {
+        if !self.has_others(account, 1) || !is_copied(message, Direction::Sent, Some(sender)) {
             return;
         }
-        let copy = carbons::sent(&account.jid, message);
-        self.copy(account, copy, vec![sender.jid.clone()]);
+        if let Some(copy) = carbons::copy(message, Direction::Sent, &account.jid) {
+            self.copy(account, copy, vec![sender.jid.clone()]);
+        }
     }
 
     /// A message goes to some of an account's clients: the others get it as well (§7).
-    pub(crate) fn copy_received(self: &Rc<Self>, account: &Account, message: &Stanza, to: &[&Place]) {
-        if !self.has_others(account, to.len()) || !carbons::is_eligible(message) {
+    pub(crate) fn copy_received(&self, account: &Account, parcel: &Parcel, to: &[&Place]) {
+        let message = &parcel.stanza;
+        let addressee = match to {
+            [Place::Here(resource)] => Some(&**resource),
+            _ => None,
+        };
+        if !self.has_others(account, to.len())
+            || !is_copied(message, Direction::Received, addressee)
+        {
             return;
         }
-        let except: Vec<FullJid> = to.iter().map(|place| place.jid().clone()).collect();
-        let copy = carbons::received(&account.jid, message);
-        self.copy(account, copy, except);
+        let copy = match parcel.entry {
+            Some(entry) if entry.archived => {
+                let id = stanza_ids::stanza_id(&account.jid, entry.id);
+                let message = Stanza::clone(message).with_child(id);
+                carbons::copy(&message, Direction::Received, &account.jid)
+            }
+            _ => carbons::copy(message, Direction::Received, &account.jid),
+        };
+        if let Some(copy) = copy {
+            let except: Vec<FullJid> = to.iter().map(|place| place.jid().clone()).collect();
+            self.copy(account, copy, except);
+        }
     }
 
     /// Whether the account has more clients than that, on all nodes, as far as is known.
@@ -82,5 +99,21 @@ impl Shard {
         if let Some(account) = account {
             self.copy_here(&account, &Arc::new(copy), except);
         }
+    }
+}
+
+/// Whether others get copies of a message that one client has sent or gets.
+fn is_copied(message: &Stanza, direction: Direction, client: Option<&Resource>) -> bool {
+    match carbons::copies(message, direction) {
+        // Occupants: there are no rooms yet.
+        Copies::Nobody | Copies::Occupants => false,
+        Copies::Everybody => {
+            if let Some(client) = client {
+                client.answerable.borrow_mut().note(message, direction);
+            }
+            true
+        }
+        Copies::IfAnswer => client
+            .is_some_and(|client| client.answerable.borrow().is_answered_by(message, direction)),
     }
 }

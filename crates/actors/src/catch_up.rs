@@ -21,6 +21,9 @@ use crate::shard::Shard;
 /// Entries that are read at a time.
 const PAGE: usize = 100;
 
+/// Accounts that are looked at in one query.
+const ACCOUNTS: usize = 500;
+
 impl Shard {
     /// Gives a resource what is undelivered in its account's log. If it does not take messages yet,
     /// it does when it has that.
@@ -33,11 +36,27 @@ impl Shard {
         let shard = Rc::clone(self);
         let (account, resource) = (Rc::clone(account), Rc::clone(resource));
         actix_rt::spawn(async move {
-            shard.read_log(&account, &resource).await;
-            resource.reads_log.set(false);
-            let is_willing = resource.is_available() && resource.priority.get() >= 0;
-            resource.takes_messages.set(is_willing && account.holds(&resource));
+            shard.read_to_the_end(&account, &resource).await;
         });
+    }
+
+    /// The same, for who waits until it is done.
+    pub(crate) async fn catch_up_now(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        resource: &Rc<Resource>,
+    ) {
+        resource.reads_log.set(true);
+        self.read_to_the_end(account, resource).await;
+    }
+
+    async fn read_to_the_end(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
+        self.read_log(account, resource).await;
+        resource.reads_log.set(false);
+        let is_willing = resource.is_available() && resource.priority.get() >= 0;
+        resource
+            .takes_messages
+            .set(is_willing && account.holds(resource));
     }
 
     async fn read_log(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
@@ -102,6 +121,29 @@ impl Shard {
         if let Some(resource) = account.most_willing() {
             self.catch_up(&account, &resource);
         }
+    }
+
+    /// Messages may be undelivered in the logs of accounts with resources here: they are read again, a
+    /// few at a time.
+    pub(crate) fn read_all_logs(self: &Rc<Self>) {
+        let accounts: Vec<BareJid> = self.accounts.borrow().keys().cloned().collect();
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            // What is on its way here counts as undelivered, too: it is left out where it is read.
+            for some in accounts.chunks(ACCOUNTS) {
+                let behind = match shard.node().storage.with_undelivered(some).await {
+                    Ok(behind) => behind,
+                    Err(error) => {
+                        tracing::warn!(%error, "messages may wait until their account's next login");
+                        continue;
+                    }
+                };
+                for account in behind {
+                    shard.read_log_again(&account);
+                }
+                shard.flush();
+            }
+        });
     }
 
     /// A session has ended without confirming all messages that it was given: another one of the

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::account::Resource;
 use crate::metrics;
+use crate::moving::Questions;
 use crate::node::{NodeShared, end_sessions};
 use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost};
 use crate::router::FromBus;
@@ -38,6 +39,8 @@ pub struct Cluster {
     pub directory: Arc<dyn Directory>,
     /// Frames to nodes.
     pub bus: Arc<dyn Bus>,
+    /// What was asked of other nodes.
+    pub(crate) questions: Questions,
     fenced: AtomicBool,
 }
 
@@ -46,6 +49,7 @@ impl Cluster {
         Self {
             directory,
             bus,
+            questions: Questions::default(),
             fenced: AtomicBool::new(false),
         }
     }
@@ -61,7 +65,9 @@ impl Cluster {
 
     /// Queues a frame for a node; gives it back if that node's queue is full.
     pub(crate) fn send(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
-        self.bus.send(to, frame).map_err(|busy| Box::new(busy.0))
+        self.bus
+            .send(to, frame)
+            .map_err(|refused| Box::new(refused.frame))
     }
 
     /// Sends a frame to all other nodes that have sessions of an account.
@@ -441,20 +447,21 @@ async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
 
 async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     match inbound {
-        Inbound::Frames { frames, done, .. } => {
+        Inbound::Frames { from, frames, done } => {
             for frame in frames {
-                take_frame(node, frame).await;
+                take_frame(node, from, frame).await;
             }
             drop(done);
         }
-        // Live messages were lost with Redis' data. They are bounded by what was unread then; the
-        // log that makes up for it comes with stream management.
-        Inbound::Gap { from } => tracing::warn!(%from, "frames from a node were lost"),
+        Inbound::Gap { from } => {
+            tracing::warn!(%from, "frames from a node were lost; the log is read");
+            read_all_logs(node).await;
+        }
         Inbound::Returned { frames, .. } => route_again(node, frames).await,
     }
 }
 
-async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
+async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
     match frame {
         Frame::Deliver {
             stanza,
@@ -524,7 +531,60 @@ async fn take_frame(node: &Arc<NodeShared>, frame: Frame) {
             let index = node.shard_of(account.as_str());
             run(node, index, move |shard| shard.read_log_again(&account)).await;
         }
+        Frame::Carbon {
+            account,
+            stanza,
+            except,
+        } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| {
+                shard.copy_from_bus(&account, stanza, &except);
+            })
+            .await;
+        }
+        Frame::ResumeAsk {
+            request,
+            account,
+            id,
+            h,
+        } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| {
+                shard.offer(from, request, &account, &id, h);
+            })
+            .await;
+        }
+        Frame::ResumeTake {
+            request,
+            account,
+            id,
+        } => {
+            let index = node.shard_of(account.as_str());
+            run(node, index, move |shard| {
+                shard.give(from, request, &account, &id);
+            })
+            .await;
+        }
+        Frame::ResumeAnswer { request, answer } => {
+            if let Some(cluster) = &node.cluster {
+                cluster.questions.answered(request, answer);
+            }
+        }
+        Frame::ResumeState { request, state } => {
+            if let Some(cluster) = &node.cluster
+                && let Some(state) = cluster.questions.taken(request, state)
+            {
+                // The client has been told that it has no session, and what it did not acknowledge is in
+                // the log.
+                tracing::warn!(jid = %state.jid, "a session came too late");
+            }
+        }
     }
+}
+
+/// Live deliveries were lost on their way: what they leave undelivered is found in the log.
+async fn read_all_logs(node: &Arc<NodeShared>) {
+    run_everywhere(node, Shard::read_all_logs).await;
 }
 
 /// Runs a job on a shard; waits while its mailbox is full, which is the back-pressure on the bus.

@@ -94,6 +94,12 @@ pub struct Parts {
 #[rtype(result = "()")]
 pub struct Close(pub Option<StreamError>);
 
+/// Breaks the transport off without a word, so that the client resumes its session elsewhere
+/// (XEP-0198 §5): a stream that is closed in form ends its session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Cut;
+
 /// The actor of a transport stream.
 pub struct Connection {
     /// `None` once the connection has moved to another arbiter.
@@ -168,6 +174,8 @@ enum Lost {
     Proxy(&'static str),
     #[error("moved to another arbiter")]
     Moved,
+    #[error("the client is to go on elsewhere")]
+    Cut,
 }
 
 thread_local! {
@@ -389,7 +397,7 @@ impl Connection {
     /// Whether a stream's end need not wait for the work that is under way: when the session itself
     /// asked for it. A binding is waited for, because it makes a session.
     fn can_end_now(&self) -> bool {
-        matches!(self.end, Some(End::Ours(_))) && !self.job.as_ref().is_some_and(Job::is_binding)
+        matches!(self.end, Some(End::Ours(_) | End::Cut)) && !self.job.as_ref().is_some_and(Job::is_binding)
     }
 
     /// When something has to have happened, if it has to.
@@ -500,6 +508,14 @@ impl Handler<Close> for Connection {
     fn handle(&mut self, Close(error): Close, _: &mut Self::Context) {
         // The pump sees it next; the first reason stands.
         self.end.get_or_insert(End::Ours(error));
+    }
+}
+
+impl Handler<Cut> for Connection {
+    type Result = ();
+
+    fn handle(&mut self, _: Cut, _: &mut Self::Context) {
+        self.end.get_or_insert(End::Cut);
     }
 }
 

@@ -20,6 +20,7 @@
 
 pub mod account;
 pub mod admission;
+pub(crate) mod archive;
 pub(crate) mod catch_up;
 pub(crate) mod carbons;
 pub mod cluster;
@@ -28,6 +29,7 @@ pub mod dispatch;
 pub(crate) mod log_queue;
 pub mod log_tracker;
 pub mod metrics;
+pub(crate) mod moving;
 pub mod node;
 pub mod outbox;
 pub mod presence_list;

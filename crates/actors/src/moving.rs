@@ -43,7 +43,7 @@ pub(crate) struct Questions {
 /// Where an answer goes.
 enum Question {
     Ask(oneshot::Sender<Result<ResumeReady, ResumeRefused>>),
-    Take(oneshot::Sender<Option<MovedSession>>),
+    Take(oneshot::Sender<Option<Box<MovedSession>>>),
 }
 
 impl Questions {
@@ -66,7 +66,11 @@ impl Questions {
     }
 
     /// An answer to `ResumeTake`. Returns the session if nobody waits for it any more.
-    pub(crate) fn taken(&self, number: u64, state: Option<MovedSession>) -> Option<MovedSession> {
+    pub(crate) fn taken(
+        &self,
+        number: u64,
+        state: Option<Box<MovedSession>>,
+    ) -> Option<Box<MovedSession>> {
         match self.lock().remove(&number) {
             Some(Question::Take(sender)) => sender.send(state).err().flatten(),
             _ => state,
@@ -180,7 +184,7 @@ impl Shard {
             }
             return Err(NotResumed::unknown());
         };
-        Ok(self.go_on_with(state, request, sequence).await)
+        Ok(self.go_on_with(*state, request, sequence).await)
     }
 
     /// A session that came from another node runs here from now on.
@@ -195,14 +199,13 @@ impl Shard {
         let (bound, resource) =
             self.start_moved_session(&account, &state, request.connection, sequence);
         *resource.resume_id.borrow_mut() = Some(request.previd.into());
-        resource.outbox.go_on(state, resumed);
+        resource.outbox.go_on(state.acked, state.outbox, resumed);
         if let Some(cluster) = &self.node().cluster {
             cluster.update(&resource).await;
         }
         if resource.is_available() && resource.priority.get() >= 0 {
             // What was committed while it moved comes before what waits here.
-            resource.reads_log.set(true);
-            self.finish_catching_up(&account, &resource).await;
+            self.catch_up_now(&account, &resource).await;
         }
         bound
     }
@@ -261,7 +264,7 @@ impl Shard {
             shard.write_confirmations().await;
             let frame = Frame::ResumeState {
                 request,
-                state: state.map(|state| *state),
+                state,
             };
             reply(shard.node(), from, frame);
         });

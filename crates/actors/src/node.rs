@@ -20,12 +20,17 @@ use rookery_storage::Storage;
 use tokio::sync::oneshot;
 
 use crate::admission::Admission;
+use crate::archive;
 use crate::cluster::{self, Cluster};
 use crate::connection::Accepted;
 use crate::log_queue::LogLoad;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
+use crate::user_session::Leave;
 use crate::{metrics, reply};
+
+/// The longest pause after a session that leaves.
+const MAX_PAUSE: Duration = Duration::from_millis(5);
 
 /// What all arbiters of the process share.
 pub struct NodeShared {
@@ -232,6 +237,7 @@ impl Node {
         if shared.cluster.is_some() {
             cluster::start(&shared);
         }
+        archive::start_expiry(&shared);
         Ok(Self {
             shared,
             arbiters,
@@ -278,30 +284,109 @@ impl Node {
         self.shared.cluster.as_ref().is_some_and(Cluster::is_fenced)
     }
 
-    /// Ends all streams with `<system-shutdown/>` and waits until they are gone, `timeout` at most.
-    pub async fn shutdown(&self, timeout: Duration) {
+    /// Sends the clients elsewhere, at a pace that the other nodes can take: sessions that can be
+    /// resumed lose their connection and wait for their client to come to another node; the others
+    /// end with `<system-shutdown/>`. No streams are taken meanwhile.
+    ///
+    /// Returns when no session is left, or after `timeout`, with the number of those that are.
+    pub async fn drain(&self, timeout: Duration) -> usize {
         self.stopping.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + timeout;
+        // Half of the time is for those who leave, half for those who are slow to come back.
+        let pause = self.pause_between(timeout / 2);
         for shard in self.shared.shards() {
-            let job = Run(Box::new(|shard| {
-                for resource in shard.all_resources() {
-                    resource.end(StreamCondition::SystemShutdown);
-                }
-                shard.end_connections(StreamCondition::SystemShutdown);
+            let (done, finished) = oneshot::channel();
+            let job = Run(Box::new(move |shard: &Rc<Shard>| {
+                let shard = Rc::clone(shard);
+                actix_rt::spawn(async move {
+                    shard.let_all_leave(pause).await;
+                    // Nobody waits any more.
+                    let _ = done.send(());
+                });
             }));
             // Fails only if the shard is gone.
-            let _ = shard.send(job).await;
+            if shard.send(job).await.is_ok() {
+                let _ = tokio::time::timeout_at(deadline.into(), finished).await;
+            }
         }
-        let deadline = Instant::now() + timeout;
+        self.wait_until_empty(deadline).await;
+        usize::try_from(metrics::SESSIONS.get()).unwrap_or(0)
+    }
+
+    /// How long to wait after each session, so that all have left within `time`.
+    fn pause_between(&self, time: Duration) -> Duration {
+        let sessions = u32::try_from(metrics::SESSIONS.get()).unwrap_or(0).max(1);
+        let shards = u32::try_from(self.shared.shards().len()).unwrap_or(1);
+        (time * shards / sessions).min(MAX_PAUSE)
+    }
+
+    async fn wait_until_empty(&self, deadline: Instant) {
         while (metrics::SESSIONS.get() > 0 || metrics::open_streams() > 0)
             && Instant::now() < deadline
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Ends all streams and waits until they are gone, `timeout` at most. In a cluster, sessions that
+    /// can be resumed get half of that time to go on elsewhere.
+    pub async fn shutdown(&self, timeout: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if self.shared.cluster.is_some() {
+            self.drain(timeout / 2).await;
+        }
+        self.on_all_shards(|shard| {
+            for resource in shard.all_resources() {
+                resource.end(StreamCondition::SystemShutdown);
+            }
+            shard.end_connections(StreamCondition::SystemShutdown);
+        })
+        .await;
+        self.wait_until_empty(Instant::now() + timeout / 2).await;
+        self.write_confirmations().await;
         if let Some(cluster) = &self.shared.cluster {
             cluster.shutdown().await;
         }
         for arbiter in &self.arbiters {
             arbiter.stop();
+        }
+    }
+
+    async fn on_all_shards(&self, job: impl Fn(&Rc<Shard>) + Clone + Send + 'static) {
+        for shard in self.shared.shards() {
+            // Fails only if the shard is gone.
+            let _ = shard.send(Run(Box::new(job.clone()))).await;
+        }
+    }
+
+    async fn write_confirmations(&self) {
+        for shard in self.shared.shards() {
+            let (done, finished) = oneshot::channel();
+            let job = Run(Box::new(move |shard: &Rc<Shard>| {
+                let shard = Rc::clone(shard);
+                actix_rt::spawn(async move {
+                    shard.write_confirmations().await;
+                    // Nobody waits any more.
+                    let _ = done.send(());
+                });
+            }));
+            if shard.send(job).await.is_ok() {
+                // Storage gives up before for ever.
+                let _ = finished.await;
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Tells all sessions to leave, with a pause after each.
+    async fn let_all_leave(self: Rc<Self>, pause: Duration) {
+        for resource in self.all_resources() {
+            // A session that has stopped needs no word.
+            let _ = resource.session.send(Leave).await;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use rookery_bus::LogRef;
+use rookery_bus::{LogRef, MovedStanza};
 use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::jid::Jid;
 use rookery_proto::stanza::Stanza;
@@ -321,5 +321,54 @@ impl Outbox {
             *self.controls.borrow_mut() = vec![resumed];
         }
         self.wake();
+    }
+
+    /// Closes the queue for a session that moves: how many stanzas the client has acknowledged, how
+    /// many of those that follow were written to it, and all that it has not acknowledged.
+    pub(crate) fn take_all(&self) -> (u32, u32, Vec<MovedStanza>) {
+        let (acked, unacked) = {
+            let managed = self.managed.borrow();
+            let managed = managed.as_ref();
+            let unacked = managed.map_or(0, |m| m.unacked.len());
+            (managed.map_or(0, |m| m.acked), unacked)
+        };
+        let all = self.close();
+        for entry in all.iter().filter_map(|outgoing| outgoing.entry) {
+            self.log.given_up(entry.id);
+        }
+        let moved = all.into_iter().map(|outgoing| MovedStanza {
+            stanza: Stanza::clone(&outgoing.stanza),
+            to: outgoing.to,
+            entry: outgoing.entry,
+            counts: outgoing.counts,
+        });
+        (
+            acked,
+            u32::try_from(unacked).unwrap_or(u32::MAX),
+            moved.collect(),
+        )
+    }
+
+    /// Goes on with what a session on another node had: all of it is written (again) after `resumed`.
+    pub(crate) fn go_on(&self, acked: u32, stanzas: Vec<MovedStanza>, resumed: String) {
+        *self.managed.borrow_mut() = Some(Box::new(Managed {
+            acked,
+            ..Managed::default()
+        }));
+        for moved in stanzas {
+            let outgoing = Outgoing {
+                to: moved.to,
+                entry: moved.entry,
+                counts: moved.counts,
+                ..Outgoing::new(Arc::new(moved.stanza))
+            };
+            let size = outgoing.stanza.size();
+            self.bytes.set(self.bytes.get() + size);
+            if let Some(entry) = outgoing.entry {
+                self.log.handed_out(entry.id);
+            }
+            self.queue.borrow_mut().push_back(outgoing);
+        }
+        self.control(resumed);
     }
 }

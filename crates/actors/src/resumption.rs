@@ -44,7 +44,7 @@ impl Shard {
     pub(crate) async fn resume(self: Rc<Self>, request: ResumeRequest) -> Result<Bound, NotResumed> {
         let outcome = match self.resumable(&request.account, &request.previd) {
             Some(resource) => self.resume_here(&resource, request).await,
-            None => Err(NotResumed::unknown()),
+            None => self.fetch_session(request).await,
         };
         let label = match &outcome {
             Ok(_) => "ok",

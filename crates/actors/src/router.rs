@@ -20,6 +20,7 @@ use std::time::Instant;
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
 use rookery_features::xep0191_blocking::BlockList;
+use rookery_features::xep0359_stanza_ids as stanza_ids;
 use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
@@ -350,7 +351,11 @@ impl Shard {
         }
     }
 
-    fn attempt_stanza(self: &Rc<Self>, parcel: Parcel) -> Option<Job> {
+    fn attempt_stanza(self: &Rc<Self>, mut parcel: Parcel) -> Option<Job> {
+        if !parcel.passed_log && parcel.stanza.has("stanza-id", stanza_ids::NS) {
+            let account = parcel.stanza.to.as_ref()?.to_bare();
+            stanza_ids::remove_claimed(parcel.stanza_mut(), &account);
+        }
         let stanza = Arc::clone(&parcel.stanza);
         let to = stanza.to.as_ref()?;
         let account = to.bare_str();
@@ -415,8 +420,8 @@ impl Shard {
                     .iter()
                     .filter_map(|i| places.get(*i).map(|p| &p.0))
                     .collect();
-                if let Some(here) = here {
-                    self.copy_received(here, &parcel.stanza, &chosen);
+                if let (Some(here), Kind::Message(_)) = (here, parcel.stanza.kind) {
+                    self.copy_received(here, &parcel, &chosen);
                 }
                 self.hand_to(parcel, &chosen)
             }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use actix::WeakAddr;
 use actix::prelude::*;
 use hashbrown::HashMap;
-use rookery_bus::LogRef;
+use rookery_bus::{LogRef, MovedSession};
 use rookery_features::bind;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
@@ -285,18 +285,8 @@ impl Shard {
         }
         loop {
             let account = self.account(&request.account);
-            if let Some(old) = account.resource(jid.resource()) {
-                let end = End {
-                    error: Some(StreamError::from(StreamCondition::Conflict)),
-                };
-                // A session that cannot answer in time has stopped or hangs; it is unbound here.
-                let done = tokio::time::timeout(
-                    self.node.settings.sessions.actor_timeout,
-                    old.session.send(end),
-                );
-                if !matches!(done.await, Ok(Ok(()))) {
-                    self.unbind(&old);
-                }
+            if account.resource(jid.resource()).is_some() {
+                self.end_local(&request.account, &jid).await;
                 continue;
             }
             if account.resources.borrow().len() >= self.node.settings.sessions.resources_per_user {
@@ -314,9 +304,28 @@ impl Shard {
         }
     }
 
+    /// Ends the session that has a full JID on this node, if there is one.
+    pub(crate) async fn end_local(&self, account: &BareJid, jid: &FullJid) {
+        let entry = self.accounts.borrow().get(account).cloned();
+        let Some(old) = entry.and_then(|account| account.resource(jid.resource())) else {
+            return;
+        };
+        let end = End {
+            error: Some(StreamError::from(StreamCondition::Conflict)),
+        };
+        // A session that cannot answer in time has stopped or hangs; it is unbound here.
+        let done = tokio::time::timeout(
+            self.node.settings.sessions.actor_timeout,
+            old.session.send(end),
+        );
+        if !matches!(done.await, Ok(Ok(()))) {
+            self.unbind(&old);
+        }
+    }
+
     /// Contacts learn from here that the session which had the resource before is gone, so that they
     /// hear it before the new one's presence. The node of the old one keeps silent.
-    async fn tell_of_displaced(self: &Rc<Self>, account: &Rc<Account>, old: FullJid) {
+    pub(crate) async fn tell_of_displaced(self: &Rc<Self>, account: &Rc<Account>, old: FullJid) {
         let stanza = Stanza::presence(PresenceType::Unavailable).with_from(Jid::from(old));
         let gone = SessionLost {
             stanza: Arc::new(stanza),
@@ -335,35 +344,80 @@ impl Shard {
         request: &BindRequest,
         sequence: u64,
     ) -> Bound {
-        let max_bytes = self.node.settings.sessions.outbox_bytes;
-        let outbox = Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log)));
+        let connection = request.connection.clone();
+        let mut made = None;
         let session = UserSession::create(|ctx| {
-            let resource = Rc::new(Resource {
-                jid: jid.clone(),
-                outbox: Rc::clone(&outbox),
-                session: ctx.address(),
-                presence: RefCell::default(),
-                priority: Cell::new(0),
-                takes_messages: Cell::new(false),
-                reads_log: Cell::new(false),
-                read_up_to: Cell::new(0),
-                carbons: Cell::new(false),
-                resume_id: RefCell::default(),
-                wants_roster: Cell::new(false),
-                uses_roster_versions: Cell::new(false),
-                wants_block_list: Cell::new(false),
-                sequence: Cell::new(sequence),
-            });
-            account.resources.borrow_mut().push(Rc::clone(&resource));
-            UserSession::new(self, account, resource, request.connection.clone())
+            let resource = self.add_resource(account, jid, ctx.address(), sequence);
+            made = Some(Rc::clone(&resource));
+            UserSession::new(self, account, resource, connection)
         });
+        Self::bound(session, made)
+    }
+
+    /// Starts a session that was on another node.
+    pub(crate) fn start_moved_session(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        state: &MovedSession,
+        connection: Addr<Connection>,
+        sequence: u64,
+    ) -> (Bound, Rc<Resource>) {
+        let mut made = None;
+        let session = UserSession::create(|ctx| {
+            let resource = self.add_resource(account, &state.jid, ctx.address(), sequence);
+            *resource.presence.borrow_mut() = state.presence.clone().map(Arc::new);
+            resource.priority.set(state.priority);
+            resource.wants_roster.set(state.wants_roster);
+            resource.uses_roster_versions.set(state.uses_roster_versions);
+            resource.wants_block_list.set(state.wants_block_list);
+            resource.carbons.set(state.carbons);
+            made = Some(Rc::clone(&resource));
+            let session = UserSession::new(self, account, resource, connection);
+            session.go_on_with(state);
+            session
+        });
+        let resource = made.clone().expect("made by the closure that has just run");
+        (Self::bound(session, made), resource)
+    }
+
+    fn bound(session: Addr<UserSession>, resource: Option<Rc<Resource>>) -> Bound {
+        let resource = resource.expect("made by the closure that has just run");
         metrics::SESSIONS.inc();
         Bound {
-            jid: jid.clone(),
+            jid: resource.jid.clone(),
             session,
-            outbox,
+            outbox: Rc::clone(&resource.outbox),
             generation: 0,
         }
+    }
+
+    fn add_resource(
+        &self,
+        account: &Rc<Account>,
+        jid: &FullJid,
+        session: Addr<UserSession>,
+        sequence: u64,
+    ) -> Rc<Resource> {
+        let max_bytes = self.node.settings.sessions.outbox_bytes;
+        let resource = Rc::new(Resource {
+            jid: jid.clone(),
+            outbox: Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log))),
+            session,
+            presence: RefCell::default(),
+            priority: Cell::new(0),
+            takes_messages: Cell::new(false),
+            reads_log: Cell::new(false),
+            read_up_to: Cell::new(0),
+            carbons: Cell::new(false),
+            answerable: RefCell::default(),
+            resume_id: RefCell::default(),
+            wants_roster: Cell::new(false),
+            uses_roster_versions: Cell::new(false),
+            wants_block_list: Cell::new(false),
+            sequence: Cell::new(sequence),
+        });
+        account.resources.borrow_mut().push(Rc::clone(&resource));
+        resource
     }
 
     /// Takes a resource out of the tables. Harmless if it is not there any more.

@@ -20,6 +20,8 @@ pub(super) enum End {
     Theirs,
     /// We end it, with or without an error.
     Ours(Option<StreamError>),
+    /// We break the transport off.
+    Cut,
 }
 
 /// The rest of a stream that has ended.
@@ -63,6 +65,7 @@ impl Connection {
         let (error, clean) = match end {
             End::Theirs => (None, true),
             End::Ours(error) => (error, false),
+            End::Cut => return Err(Lost::Cut),
         };
         if let Some(error) = &error {
             count_error(error);

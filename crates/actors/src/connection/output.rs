@@ -124,9 +124,12 @@ fn write_stanza(outgoing: &Outgoing, out: &mut Vec<u8>, framing: Framing) {
     let stanza = &outgoing.stanza;
     match outgoing.entry {
         Some(entry) if entry.archived => {
-            let by = to.or(stanza.to.as_ref()).map_or("", Jid::bare_str);
+            let account = to.or(stanza.to.as_ref()).map(Jid::to_bare);
             stanza.write_with(out, to.map(Jid::as_str), framing, |out| {
-                stanza_ids::write(out, by, entry.id);
+                if let Some(account) = account {
+                    let id = stanza_ids::stanza_id_xml(&account, entry.id);
+                    out.extend_from_slice(id.as_bytes());
+                }
             });
         }
         _ => stanza.write_to(out, to.map(Jid::as_str), framing),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rookery_bus::{MovedSession, ResumeRefused};
 use rookery_features::xep0198_stream_management::{self as sm, Nonza};
 use rookery_proto::error::Condition;
 use rookery_proto::stream::{StreamCondition, StreamError};
@@ -157,6 +158,19 @@ impl Session {
 }
 
 impl UserSession {
+    /// Takes over what a session on another node was.
+    pub(crate) fn go_on_with(&self, state: &MovedSession) {
+        let max = Duration::from_secs(state.max_seconds.into());
+        *self.session.managed.borrow_mut() = Some(Managed {
+            receipts: Arc::new(Receipts::resumed_at(state.handled)),
+            max: (!max.is_zero()).then_some(max),
+        });
+        let mut directed = self.session.directed.borrow_mut();
+        for to in &state.directed {
+            directed.sent_available(to);
+        }
+    }
+
     /// The connection broke. Returns whether the session goes on without one.
     pub(super) fn wait_for_resumption(&mut self, ctx: &mut Context<Self>) -> bool {
         let managed = self.session.managed.borrow();

@@ -10,7 +10,6 @@ use std::time::Instant;
 use actix::dev::{Request, ToEnvelope};
 use actix::prelude::*;
 use rookery_features::xep0198_stream_management as sm;
-use rookery_features::xep0280_carbons as carbons;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::Jid;
 use rookery_proto::stanza::{Kind, PresenceType, Rejected, RejectedStanza, Stanza};
@@ -250,14 +249,10 @@ impl Session {
     }
 
     /// The stanza leaves the session; the user's other resources get copies of messages (XEP-0280).
-    fn send_on(self: &Rc<Self>, mut parcel: Parcel) {
+    fn send_on(self: &Rc<Self>, parcel: Parcel) {
         if let Kind::Message(_) = parcel.stanza.kind {
-            if carbons::is_eligible(&parcel.stanza) {
-                self.shard.copy_sent(&self.account, &self.resource, &parcel.stanza);
-            }
-            if carbons::is_private(&parcel.stanza) {
-                carbons::remove_private(parcel.stanza_mut());
-            }
+            self.shard
+                .copy_sent(&self.account, &self.resource, &parcel.stanza);
         }
         self.shard.accept(Work::Route(parcel));
     }
