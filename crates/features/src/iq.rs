@@ -9,7 +9,7 @@ use rookery_proto::stanza::{IqType, Kind, Stanza};
 
 use crate::{
     xep0012_last, xep0030_disco, xep0049_private, xep0054_vcard, xep0077_register, xep0092_version,
-    xep0191_blocking, xep0199_ping, xep0202_time,
+    xep0191_blocking, xep0199_ping, xep0202_time, xep0280_carbons, xep0313_mam,
 };
 
 /// Whom a client's IQ is addressed to.
@@ -72,6 +72,20 @@ pub enum Request {
     PrivateGet,
     /// Private data to store for the account itself.
     PrivateSet,
+    /// Carbons for the resource that asks (XEP-0280 §4).
+    CarbonsEnable,
+    /// No more carbons for it (XEP-0280 §5).
+    CarbonsDisable,
+    /// Messages of the account's own archive (XEP-0313 §4).
+    ArchiveQuery,
+    /// The form for such a query (XEP-0313 §4.1.5).
+    ArchiveForm,
+    /// Where the account's own archive begins and ends (XEP-0313 §5).
+    ArchiveMetadata,
+    /// What the account wants archived (XEP-0441 §2.1).
+    PreferencesGet,
+    /// The same, to be changed.
+    PreferencesSet,
     /// disco#info of a domain, the account itself or another.
     DiscoInfo {
         /// The node asked about.
@@ -161,6 +175,13 @@ fn to_own_account(payload: Payload<'_>, iq: &Stanza) -> Request {
         ("vCard", xep0054_vcard::NS, true) => Request::VcardSet,
         ("query", xep0049_private::NS, false) => Request::PrivateGet,
         ("query", xep0049_private::NS, true) => Request::PrivateSet,
+        ("enable", xep0280_carbons::NS, true) => Request::CarbonsEnable,
+        ("disable", xep0280_carbons::NS, true) => Request::CarbonsDisable,
+        ("query", xep0313_mam::NS, true) => Request::ArchiveQuery,
+        ("query", xep0313_mam::NS, false) => Request::ArchiveForm,
+        ("metadata", xep0313_mam::NS, false) => Request::ArchiveMetadata,
+        ("prefs", xep0313_mam::NS, false) => Request::PreferencesGet,
+        ("prefs", xep0313_mam::NS, true) => Request::PreferencesSet,
         ("query", xep0030_disco::NS_INFO, false) => Request::DiscoInfo { node: node(iq) },
         ("query", xep0030_disco::NS_ITEMS, false) => Request::DiscoItems { node: node(iq) },
         ("query", xep0012_last::NS, false) => Request::Last,
@@ -175,10 +196,12 @@ fn to_other_account(payload: Payload<'_>, iq: &Stanza) -> Request {
         ("query", xep0030_disco::NS_INFO, false) => Request::DiscoInfo { node: node(iq) },
         ("query", xep0030_disco::NS_ITEMS, false) => Request::DiscoItems { node: node(iq) },
         ("query", xep0012_last::NS, false) => Request::Last,
-        // RFC 6121 §2.3.3, XEP-0049 §2.3, XEP-0054 §3.2
+        // RFC 6121 §2.3.3, XEP-0049 §2.3, XEP-0054 §3.2, XEP-0313 §8.1
         ("query", ns::ROSTER | xep0049_private::NS, _)
         | ("vCard", xep0054_vcard::NS, true)
-        | (_, xep0191_blocking::NS, _) => Request::Forbidden,
+        | (_, xep0191_blocking::NS | xep0280_carbons::NS | xep0313_mam::NS, _) => {
+            Request::Forbidden
+        }
         _ => Request::Unknown,
     }
 }
@@ -314,6 +337,50 @@ mod tests {
     }
 
     #[test]
+    fn carbons_and_archives_get_their_requests_from_the_account() {
+        for (kind, payload, expected) in [
+            (
+                "set",
+                "<enable xmlns='urn:xmpp:carbons:2'/>",
+                Request::CarbonsEnable,
+            ),
+            (
+                "set",
+                "<disable xmlns='urn:xmpp:carbons:2'/>",
+                Request::CarbonsDisable,
+            ),
+            (
+                "set",
+                "<query xmlns='urn:xmpp:mam:2'/>",
+                Request::ArchiveQuery,
+            ),
+            (
+                "get",
+                "<query xmlns='urn:xmpp:mam:2'/>",
+                Request::ArchiveForm,
+            ),
+            (
+                "get",
+                "<metadata xmlns='urn:xmpp:mam:2'/>",
+                Request::ArchiveMetadata,
+            ),
+            (
+                "get",
+                "<prefs xmlns='urn:xmpp:mam:2'/>",
+                Request::PreferencesGet,
+            ),
+            (
+                "set",
+                "<prefs xmlns='urn:xmpp:mam:2'/>",
+                Request::PreferencesSet,
+            ),
+        ] {
+            assert_eq!(request(None, kind, payload), expected, "{kind} {payload}");
+            assert_eq!(request(OWN, kind, payload), expected, "{kind} {payload}");
+        }
+    }
+
+    #[test]
     fn the_domain_answers_about_itself() {
         for (payload, expected) in [
             ("<query xmlns='jabber:iq:version'/>", Request::Version),
@@ -334,9 +401,14 @@ mod tests {
             request(SERVER, "get", "<vCard xmlns='vcard-temp'/>"),
             Request::Unknown
         );
+        // A domain has no archive.
+        assert_eq!(
+            request(SERVER, "set", "<query xmlns='urn:xmpp:mam:2'/>"),
+            Request::Unknown
+        );
     }
 
-    /// RFC 6121 §2.3.3, XEP-0049 §2.3, XEP-0054 §3.2
+    /// RFC 6121 §2.3.3, XEP-0049 §2.3, XEP-0054 §3.2, XEP-0313 §8.1
     #[test]
     fn what_belongs_to_another_account_is_forbidden() {
         for (kind, payload) in [
@@ -347,6 +419,11 @@ mod tests {
             ("set", "<vCard xmlns='vcard-temp'/>"),
             ("get", "<blocklist xmlns='urn:xmpp:blocking'/>"),
             ("set", "<block xmlns='urn:xmpp:blocking'/>"),
+            ("set", "<query xmlns='urn:xmpp:mam:2'/>"),
+            ("get", "<query xmlns='urn:xmpp:mam:2'/>"),
+            ("get", "<metadata xmlns='urn:xmpp:mam:2'/>"),
+            ("set", "<prefs xmlns='urn:xmpp:mam:2'/>"),
+            ("set", "<enable xmlns='urn:xmpp:carbons:2'/>"),
         ] {
             assert_eq!(
                 request(OTHER, kind, payload),

@@ -33,10 +33,12 @@ pub mod sasl_exchange;
 pub mod scram;
 pub mod subscription;
 
+pub mod xep0004_data_forms;
 pub mod xep0012_last;
 pub mod xep0030_disco;
 pub mod xep0049_private;
 pub mod xep0054_vcard;
+pub mod xep0059_rsm;
 pub mod xep0077_register;
 pub mod xep0092_version;
 pub mod xep0115_caps;
@@ -46,9 +48,11 @@ pub mod xep0199_ping;
 pub mod xep0202_time;
 pub mod xep0280_carbons;
 pub mod xep0297_forwarding;
+pub mod xep0313_mam;
 pub mod xep0334_hints;
 pub mod xep0359_stanza_ids;
 pub mod xep0440_channel_binding;
+pub mod xep0441_preferences;
 
 #[cfg(test)]
 mod testing;
