@@ -21,6 +21,7 @@ use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
 
+use crate::archive;
 use crate::metrics::Outcome;
 use crate::node;
 use crate::presence_list::{BlockListRequest, RosterRequest};
@@ -87,8 +88,8 @@ pub(crate) fn iq(session: &Rc<Session>, parcel: Parcel) -> Taken {
             let uptime = xep0012_last::uptime(node.started.elapsed());
             Ok(stanza.reply_result_with(uptime))
         }
-        Request::Carbons(wanted) => {
-            session.resource.carbons.set(wanted);
+        Request::CarbonsEnable | Request::CarbonsDisable => {
+            session.resource.carbons.set(request == Request::CarbonsEnable);
             Ok(stanza.reply_result())
         }
         Request::Bind => Err(bind::Refusal::AlreadyBound.condition()),
@@ -166,6 +167,11 @@ fn with_storage(
             Request::RegisterGet | Request::RegisterSet => {
                 return register(&session, parcel).await;
             }
+            Request::ArchiveQuery
+            | Request::ArchiveForm
+            | Request::ArchiveMetadata
+            | Request::PreferencesGet
+            | Request::PreferencesSet => archive::answer(&session, &stanza, &request).await,
             _ => answer(&session, &stanza, &addressee, request).await,
         };
         match answer {

@@ -67,8 +67,8 @@ pub struct Outbox {
     /// Elements of stream management that go out before the next stanza.
     controls: RefCell<Vec<String>>,
     log: Rc<LogTracker>,
-    /// Wakes who waits for room.
-    room: RefCell<Option<Waker>>,
+    /// Wake those who wait for room.
+    room: RefCell<Vec<Waker>>,
 }
 
 /// What stream management keeps.
@@ -169,11 +169,13 @@ impl Outbox {
         if let Some(entry) = outgoing.entry {
             self.log.confirmed(entry.id);
         }
-        if self.has_room()
-            && let Some(waker) = self.room.borrow_mut().take()
-        {
-            waker.wake();
+        if self.has_room() {
+            self.wake_for_room();
         }
+    }
+
+    fn wake_for_room(&self) {
+        self.room.take().into_iter().for_each(Waker::wake);
     }
 
     /// Whether the queue is empty.
@@ -196,9 +198,7 @@ impl Outbox {
     /// what was written and not acknowledged, and what was never popped.
     pub fn close(&self) -> Vec<Outgoing> {
         self.closed.set(true);
-        if let Some(waker) = self.room.borrow_mut().take() {
-            waker.wake();
-        }
+        self.wake_for_room();
         let unacked = self.managed.borrow_mut().take().map(|m| m.unacked);
         let queued = std::mem::take(&mut *self.queue.borrow_mut());
         unacked.into_iter().flatten().chain(queued).collect()
@@ -213,14 +213,13 @@ impl Outbox {
         self.bytes.get() <= self.max_bytes / 4
     }
 
-    /// Waits until less than a quarter of the bound is taken, or the queue is closed. One waiter at a
-    /// time.
+    /// Waits until less than a quarter of the bound is taken, or the queue is closed.
     pub async fn room(&self) {
         std::future::poll_fn(|cx| {
             if self.has_room() || self.closed.get() {
                 return Poll::Ready(());
             }
-            *self.room.borrow_mut() = Some(cx.waker().clone());
+            self.room.borrow_mut().push(cx.waker().clone());
             Poll::Pending
         })
         .await;

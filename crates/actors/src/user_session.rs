@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix::dev::{MessageResponse, ToEnvelope};
+use actix::dev::MessageResponse;
 use actix::prelude::*;
 use rookery_features::presence::DirectedPresence;
 use rookery_features::xep0198_stream_management::Nonza;
@@ -28,13 +28,13 @@ use rookery_proto::stanza::{Kind, PresenceType, Rejected, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::oneshot;
 
-pub(crate) use self::managed::{Attach, Attached, Managed};
+pub(crate) use self::managed::{Attach, Give, Managed, Offer};
 pub(crate) use self::stanzas::Taken;
 use crate::account::{Account, Resource};
 use crate::connection::{Close, Connection, Cut};
 use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
-use crate::presence_list::{PresenceList, Unavailable};
+use crate::presence_list::Unavailable;
 use crate::shard::{Parcel, Shard, Work};
 
 /// Messages that a session's mailbox holds: its connection has one batch under way at a time, the

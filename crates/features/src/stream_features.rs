@@ -6,7 +6,9 @@ use rookery_proto::xml::Element;
 
 use crate::sasl::{self, Mechanism};
 use crate::scram::ChannelBinding;
-use crate::{bind, xep0077_register, xep0115_caps, xep0440_channel_binding};
+use crate::{
+    bind, xep0077_register, xep0115_caps, xep0198_stream_management, xep0440_channel_binding,
+};
 
 /// Whether TLS can be negotiated on the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl StreamFeatures {
             Element::new("session", ns::SESSION).with_child(Element::new("optional", ns::SESSION)),
             Element::new("ver", ns::ROSTER_VERSIONING),
             Element::new("sub", ns::PRE_APPROVAL),
+            xep0198_stream_management::stream_feature(),
             xep0115_caps::server_caps(),
         ])
     }
