@@ -14,6 +14,7 @@
 //! - [`Storage`]: all the traits together, with [`Storage::health`] and [`Storage::close`].
 //! - [`RosterStore::update_roster`]: read, decide and write in one transaction.
 //! - [`LogStore`]: the message log, committed in groups.
+//! - [`ArchiveStore`]: what accounts may read of their logs.
 //! - [`Error`]: refusals and failures, told apart by [`Error::is_failure`].
 //!
 //! Backends: `sqlite` (one file, a thread that writes and a few that read) and `postgres` (a pool of
@@ -24,6 +25,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 mod accounts;
+mod archive;
 mod blocks;
 mod error;
 mod log;
@@ -36,9 +38,15 @@ mod secrets;
 mod sqlite;
 
 pub use accounts::AccountStore;
+pub use archive::{
+    ArchiveAnswer, ArchiveBounds, ArchiveDefault, ArchivePage, ArchivePreferences, ArchiveQuery,
+    ArchiveStore, Page,
+};
 pub use blocks::BlockStore;
 pub use error::{Cause, Error};
-pub use log::{Entry, EntryId, LogStore, NewEntry, Refused};
+pub use log::{
+    Entry, EntryId, LogCopy, LogStore, MAX_AHEAD, NewMessage, Pending, Refused, Stored, StoredCopy,
+};
 pub use open::{Options, open};
 pub use profile::{LastStore, PrivateStore, VcardStore};
 pub use roster::{
@@ -56,6 +64,7 @@ pub trait Storage:
     + RosterStore
     + BlockStore
     + LogStore
+    + ArchiveStore
     + VcardStore
     + PrivateStore
     + LastStore

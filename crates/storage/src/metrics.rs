@@ -88,11 +88,11 @@ pub static LOG_ROWS_DELIVERED: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Entries that were refused because a log was full or its account gone.
+/// Messages that were refused because a log was full or its account gone.
 pub static LOG_ROWS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "rookery_storage_log_rows_refused_total",
-        "Entries that were not stored: the log was full or the account did not exist."
+        "Messages that were not stored: the log was full or the account did not exist."
     )
     .expect("registered once")
 });

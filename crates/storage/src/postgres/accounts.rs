@@ -127,10 +127,7 @@ impl AccountStore for PostgresStorage {
                 return Ok(false);
             };
             let id: i64 = get(row, 0)?;
-            lease
-                .execute("DELETE FROM log_entry WHERE account = $1", &[&id])
-                .await?;
-            // All other tables refer to it with ON DELETE CASCADE.
+            // All other tables refer to it with ON DELETE CASCADE; a trigger removes the entries.
             lease
                 .execute("DELETE FROM account WHERE id = $1", &[&id])
                 .await?;

@@ -2,15 +2,19 @@
 //!
 //! One thread of its own drives all connections and runs the operations, so that a transaction of
 //! several steps crosses threads twice, however many steps it has. Appends to message logs are
-//! gathered and committed in groups ([`log`]); everything else is one statement or one transaction on
+//! gathered and committed in groups ([`log_writer`]); everything else is one statement or one transaction on
 //! a connection of the [`pool`].
 
 mod accounts;
+mod archive;
 mod blocks;
 mod config;
 mod log;
+mod log_batch;
+mod log_writer;
 mod pool;
 mod profile;
+mod retention;
 mod roster;
 mod schema;
 mod secrets;
@@ -33,8 +37,9 @@ use tokio_postgres::{Row, types::FromSql};
 
 use crate::{Error, Options, Storage, metrics};
 use config::Target;
-use log::LogWriter;
+use log_writer::LogWriter;
 use pool::{Lease, Pool, closed};
+use retention::Sweep;
 
 /// Name of this backend in metrics.
 const BACKEND: &str = "postgres";
@@ -47,6 +52,7 @@ pub(crate) struct PostgresStorage {
     log: LogWriter,
     runtime: Handle,
     slots: Arc<Semaphore>,
+    sweep: Sweep,
     /// Dropping it ends the thread.
     _thread: oneshot::Sender<()>,
 }
@@ -89,6 +95,7 @@ impl PostgresStorage {
             log,
             runtime,
             slots,
+            sweep: Sweep::default(),
             _thread: stop,
         })
     }

@@ -246,6 +246,19 @@ impl Pool {
     }
 }
 
+/// What a statement is given.
+pub(super) type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
+
+async fn run_some(
+    client: &Client,
+    request: Option<(Statement, Parameters<'_>)>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    match request {
+        Some((statement, parameters)) => client.query(&statement, parameters).await,
+        None => Ok(Vec::new()),
+    }
+}
+
 /// What is under way on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -282,6 +295,7 @@ impl Lease {
         self.state = State::Busy;
         let client = self.client()?;
         let (began, rows) = tokio::join!(
+            biased;
             client.batch_execute("BEGIN"),
             client.query(&statement, parameters)
         );
@@ -293,25 +307,35 @@ impl Lease {
         self.script("COMMIT", State::Free).await
     }
 
-    /// Runs this statement, the only one of its transaction that writes, and commits, in one round
-    /// trip.
+    /// Runs these statements, the only ones of their transaction that write, and commits, in one
+    /// round trip.
     pub(super) async fn commit_with(
         &mut self,
-        sql: &'static str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, Error> {
-        let statement = self.prepare(sql).await?;
+        [one, two]: [Option<(&'static str, Parameters<'_>)>; 2],
+    ) -> Result<[Vec<Row>; 2], Error> {
+        let one = self.prepare_some(one).await?;
+        let two = self.prepare_some(two).await?;
         self.state = State::Busy;
         let client = self.client()?;
-        // After an error the server takes COMMIT for ROLLBACK.
-        let (changed, committed) = tokio::join!(
-            client.execute(&statement, parameters),
+        // Sent in this order. After an error the server takes COMMIT for ROLLBACK.
+        let (one, two, committed) = tokio::join!(
+            biased;
+            run_some(client, one),
+            run_some(client, two),
             client.batch_execute("COMMIT")
         );
-        self.finish(
-            changed.and_then(|changed| committed.map(|()| changed)),
-            State::Free,
-        )
+        let both = one.and_then(|one| two.map(|two| [one, two]));
+        self.finish(both.and_then(|both| committed.map(|()| both)), State::Free)
+    }
+
+    async fn prepare_some<'p>(
+        &mut self,
+        request: Option<(&'static str, Parameters<'p>)>,
+    ) -> Result<Option<(Statement, Parameters<'p>)>, Error> {
+        match request {
+            Some((sql, parameters)) => Ok(Some((self.prepare(sql).await?, parameters))),
+            None => Ok(None),
+        }
     }
 
     /// Rolls back.

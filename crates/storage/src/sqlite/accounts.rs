@@ -38,7 +38,11 @@ impl AccountStore for SqliteStorage {
 
     async fn delete(&self, account: &BareJid) -> Result<bool, Error> {
         let account = account.clone();
-        self.write("delete", move |db| delete(db, &account)).await
+        self.write_with_logs("delete", move |db, logs| {
+            logs.forget(&account);
+            delete(db, &account)
+        })
+        .await
     }
 
     async fn exists(&self, account: &BareJid) -> Result<bool, Error> {
@@ -101,7 +105,7 @@ fn create(db: &Connection, account: &BareJid, credentials: &Credentials) -> Resu
     let first = first_number();
     db.prepare_cached("INSERT INTO roster (account, version, forgotten) VALUES (?1, ?2, ?2)")?
         .execute([id, first])?;
-    db.prepare_cached("INSERT INTO log (account, delivered, undelivered) VALUES (?1, 0, 0)")?
+    db.prepare_cached("INSERT INTO log (account) VALUES (?1)")?
         .execute([id])?;
     Ok(())
 }
@@ -162,8 +166,18 @@ fn delete(db: &Connection, account: &BareJid) -> Result<bool, Error> {
     let Some(id) = id(db, account)? else {
         return Ok(false);
     };
-    db.prepare_cached("DELETE FROM log_entry WHERE account = ?1")?
-        .execute([id])?;
+    // What the other ends have in their logs stays there.
+    for sql in [
+        "DELETE FROM message WHERE id IN (SELECT id FROM log_entry WHERE account = ?1)
+         AND ifnull(recipient, ?1) = ?1 AND ifnull(sender, ?1) = ?1",
+        "UPDATE message SET recipient = NULL, recipient_peer = NULL
+         WHERE id IN (SELECT id FROM log_entry WHERE account = ?1) AND recipient = ?1",
+        "UPDATE message SET sender = NULL, sender_peer = NULL
+         WHERE id IN (SELECT id FROM log_entry WHERE account = ?1) AND sender = ?1",
+        "DELETE FROM log_entry WHERE account = ?1",
+    ] {
+        db.prepare_cached(sql)?.execute([id])?;
+    }
     // All other tables refer to it with ON DELETE CASCADE.
     db.prepare_cached("DELETE FROM account WHERE id = ?1")?
         .execute([id])?;

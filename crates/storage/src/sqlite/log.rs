@@ -1,15 +1,18 @@
-//! `log` and `log_entry`.
-
-use std::collections::HashMap;
+//! `log`, `log_entry` and `message`: what is written to logs by `log_writer.rs`, and reading what is
+//! undelivered.
 
 use async_trait::async_trait;
 use rookery_proto::jid::{BareJid, Jid};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::SqliteStorage;
+use super::{
+    SqliteStorage,
+    deliveries::from_blob,
+    log_writer::kind::{ARCHIVED, PENDING},
+};
 use crate::{
-    Entry, EntryId, Error, LogStore, NewEntry, Refused,
-    log::{from_micros, to_i64, to_micros, to_u64},
+    Entry, EntryId, Error, LogStore, NewMessage, Refused, Stored,
+    log::{from_micros, to_i64, to_u64},
     metrics,
 };
 
@@ -17,12 +20,19 @@ use crate::{
 impl LogStore for SqliteStorage {
     async fn append(
         &self,
-        entries: Vec<NewEntry>,
+        messages: Vec<NewMessage>,
         limit: usize,
-    ) -> Result<Vec<Result<EntryId, Refused>>, Error> {
+    ) -> Result<Vec<Result<Stored, Refused>>, Error> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let copies = |one: &NewMessage| {
+            usize::from(one.recipient.is_some()) + usize::from(one.sender.is_some())
+        };
+        let rows = messages.iter().map(copies).sum();
         let appended = self
-            .write_batch("append", entries.len(), move |db| {
-                append(db, &entries, limit)
+            .write_batch("append", rows, move |db, logs| {
+                logs.append(db, &messages, limit)
             })
             .await?;
         crate::log::count_appended(&appended);
@@ -42,92 +52,80 @@ impl LogStore for SqliteStorage {
         .await
     }
 
-    async fn mark_delivered(&self, account: &BareJid, up_to: EntryId) -> Result<u64, Error> {
-        let account = account.clone();
-        let delivered = self
-            .write("mark_delivered", move |db| {
-                mark_delivered(db, &account, up_to)
+    async fn mark_delivered(&self, delivered: Vec<(BareJid, Vec<EntryId>)>) -> Result<(), Error> {
+        let ids: usize = delivered.iter().map(|one| one.1.len()).sum();
+        if ids == 0 {
+            return Ok(());
+        }
+        // Most often they cost one row an account.
+        let marked = self
+            .write_batch("mark_delivered", delivered.len(), move |db, logs| {
+                logs.mark_delivered(db, &delivered)
             })
             .await?;
-        metrics::LOG_ROWS_DELIVERED.inc_by(delivered);
-        Ok(delivered)
+        metrics::LOG_ROWS_DELIVERED.inc_by(marked);
+        Ok(())
     }
 
     async fn undelivered_count(&self, account: &BareJid) -> Result<u64, Error> {
         let account = account.clone();
         self.read("undelivered_count", move |db| {
-            Ok(State::of(db, &account)?.map_or(0, |state| to_u64(state.undelivered)))
+            undelivered_count(db, &account)
         })
         .await
     }
 }
 
-/// A row of `log`.
-struct State {
-    account: i64,
-    delivered: i64,
-    undelivered: i64,
+/// The columns that [`read_entry`] expects, from `log_entry e` and `message m`.
+macro_rules! entry_columns {
+    () => {
+        "e.id, e.kind, m.at, CASE WHEN e.kind & 4 THEN m.sender_peer ELSE m.recipient_peer END,
+         m.stanza"
+    };
+}
+pub(super) use entry_columns;
+
+/// An entry of a row with the columns of [`entry_columns`].
+pub(super) fn read_entry(row: &Row<'_>) -> Result<Entry, Error> {
+    let corrupt = |error: &dyn std::fmt::Display| Error::corrupt("log entry", error);
+    let peer = row.get_ref(3)?.as_str().map_err(|error| corrupt(&error))?;
+    Ok(Entry {
+        id: EntryId(to_u64(row.get(0)?)),
+        peer: Jid::parse(peer).map_err(|error| corrupt(&error))?,
+        at: from_micros(row.get(2)?),
+        stanza: row.get(4)?,
+        archived: row.get::<_, i64>(1)? & ARCHIVED != 0,
+    })
 }
 
-impl State {
+/// How far an account's log is delivered.
+struct Mark {
+    account: i64,
+    delivered: i64,
+    ahead: Vec<i64>,
+}
+
+impl Mark {
     fn of(db: &Connection, account: &BareJid) -> Result<Option<Self>, Error> {
-        Ok(db
+        let row = db
             .prepare_cached(
-                "SELECT l.account, l.delivered, l.undelivered
+                "SELECT l.account, l.delivered, l.ahead
                  FROM account a JOIN log l ON l.account = a.id WHERE a.jid = ?1",
             )?
             .query_row([account.as_str()], |row| {
-                Ok(Self {
-                    account: row.get(0)?,
-                    delivered: row.get(1)?,
-                    undelivered: row.get(2)?,
-                })
+                let ahead: Option<Vec<u8>> = row.get(2)?;
+                Ok((row.get(0)?, row.get(1)?, ahead.unwrap_or_default()))
             })
-            .optional()?)
+            .optional()?;
+        row.map(|(account, delivered, ahead)| {
+            Ok(Self {
+                account,
+                delivered,
+                ahead: from_blob(&ahead)?,
+            })
+        })
+        .transpose()
     }
-
-    fn save(&self, db: &Connection) -> Result<(), Error> {
-        db.prepare_cached("UPDATE log SET delivered = ?2, undelivered = ?3 WHERE account = ?1")?
-            .execute([self.account, self.delivered, self.undelivered])?;
-        Ok(())
-    }
-}
-
-fn append(
-    db: &Connection,
-    entries: &[NewEntry],
-    limit: usize,
-) -> Result<Vec<Result<EntryId, Refused>>, Error> {
-    let mut states: HashMap<&BareJid, Option<State>> = HashMap::new();
-    let mut insert = db.prepare_cached(
-        "INSERT INTO log_entry (account, peer, at, stanza) VALUES (?1, ?2, ?3, ?4)",
-    )?;
-    let mut appended = Vec::with_capacity(entries.len());
-    for entry in entries {
-        if !states.contains_key(&entry.account) {
-            states.insert(&entry.account, State::of(db, &entry.account)?);
-        }
-        let Some(Some(state)) = states.get_mut(&entry.account) else {
-            appended.push(Err(Refused::NoAccount));
-            continue;
-        };
-        if usize::try_from(state.undelivered).is_ok_and(|count| count >= limit) {
-            appended.push(Err(Refused::Full));
-            continue;
-        }
-        state.undelivered += 1;
-        insert.execute(params![
-            state.account,
-            entry.peer.as_str(),
-            to_micros(entry.at),
-            entry.stanza,
-        ])?;
-        appended.push(Ok(EntryId(to_u64(db.last_insert_rowid()))));
-    }
-    for state in states.values().flatten() {
-        state.save(db)?;
-    }
-    Ok(appended)
 }
 
 fn undelivered(
@@ -136,51 +134,41 @@ fn undelivered(
     after: Option<EntryId>,
     limit: usize,
 ) -> Result<Vec<Entry>, Error> {
-    let read = |row: &Row<'_>| {
-        let peer = row
-            .get_ref(1)?
-            .as_str()
-            .map_err(|error| Error::corrupt("address", error))?;
-        Ok(Entry {
-            id: EntryId(to_u64(row.get(0)?)),
-            peer: Jid::parse(peer).map_err(|error| Error::corrupt("address", error))?,
-            at: from_micros(row.get(2)?),
-            stanza: row.get(3)?,
-        })
+    // Mark and entries of the same moment.
+    let _snapshot = db.unchecked_transaction()?;
+    let Some(mark) = Mark::of(db, account)? else {
+        return Ok(Vec::new());
     };
-    db.prepare_cached(
-        "SELECT e.id, e.peer, e.at, e.stanza
-         FROM account a JOIN log l ON l.account = a.id JOIN log_entry e ON e.account = a.id
-         WHERE a.jid = ?1 AND e.id > max(l.delivered, ?2) ORDER BY e.id LIMIT ?3",
-    )?
-    .query_and_then(
-        params![
-            account.as_str(),
-            after.map_or(0, |id| to_i64(id.0)),
-            i64::try_from(limit).unwrap_or(i64::MAX),
-        ],
-        read,
-    )?
-    .collect()
+    let after = after.map_or(0, |id| to_i64(id.0)).max(mark.delivered);
+    let mut select = db.prepare_cached(concat!(
+        "SELECT ",
+        entry_columns!(),
+        " FROM log_entry e CROSS JOIN message m ON m.id = e.id
+         WHERE e.account = ?1 AND e.id > ?2 AND e.kind & ?3 ORDER BY e.id"
+    ))?;
+    let mut rows = select.query([mark.account, after, PENDING])?;
+    let mut entries = Vec::new();
+    while entries.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        if mark.ahead.binary_search(&row.get(0)?).is_err() {
+            entries.push(read_entry(row)?);
+        }
+    }
+    Ok(entries)
 }
 
-fn mark_delivered(db: &Connection, account: &BareJid, up_to: EntryId) -> Result<u64, Error> {
-    let Some(mut state) = State::of(db, account)? else {
+fn undelivered_count(db: &Connection, account: &BareJid) -> Result<u64, Error> {
+    let _snapshot = db.unchecked_transaction()?;
+    let Some(mark) = Mark::of(db, account)? else {
         return Ok(0);
     };
-    // An id that no entry has yet must not swallow those that come.
-    let last: Option<i64> = db
-        .prepare_cached("SELECT max(id) FROM log_entry WHERE account = ?1")?
-        .query_row([state.account], |row| row.get(0))?;
-    let up_to = to_i64(up_to.0).min(last.unwrap_or(0));
-    if up_to <= state.delivered {
-        return Ok(0);
+    let mut select =
+        db.prepare_cached("SELECT id FROM log_entry WHERE account = ?1 AND id > ?2 AND kind & ?3")?;
+    let mut rows = select.query([mark.account, mark.delivered, PENDING])?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        count += u64::from(mark.ahead.binary_search(&row.get(0)?).is_err());
     }
-    let delivered = db
-        .prepare_cached("DELETE FROM log_entry WHERE account = ?1 AND id <= ?2")?
-        .execute([state.account, up_to])?;
-    state.delivered = up_to;
-    state.undelivered -= i64::try_from(delivered).unwrap_or(i64::MAX);
-    state.save(db)?;
-    Ok(u64::try_from(delivered).unwrap_or(u64::MAX))
+    Ok(count)
 }

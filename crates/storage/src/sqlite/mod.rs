@@ -6,12 +6,16 @@
 //! write transactions, at most [`BUSY_TIMEOUT`].
 
 mod accounts;
+mod archive;
 mod blocks;
 mod connection;
+mod deliveries;
 mod log;
+mod log_writer;
 mod profile;
 mod queue;
 mod readers;
+mod retention;
 mod roster;
 mod schema;
 mod secrets;
@@ -27,7 +31,9 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 
 use crate::{Error, Options, Storage, metrics};
+use log_writer::Logs;
 use readers::Readers;
+use retention::Sweep;
 use writer::{Weight, Writer};
 
 /// Name of this backend in metrics.
@@ -43,6 +49,7 @@ pub(crate) struct SqliteStorage {
     options: Arc<Options>,
     writer: Writer,
     readers: Readers,
+    sweep: Sweep,
 }
 
 impl SqliteStorage {
@@ -60,6 +67,7 @@ impl SqliteStorage {
                 options: Arc::new(options),
                 writer,
                 readers,
+                sweep: Sweep::default(),
             })
         };
         // Opening waits for locks and disks, and must not hold up the caller's thread.
@@ -94,6 +102,15 @@ impl SqliteStorage {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
+        self.write_with_logs(op, |db, _| work(db)).await
+    }
+
+    /// [`Self::write`] for work that changes what the writing thread knows of logs.
+    async fn write_with_logs<T, F>(&self, op: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &mut Logs) -> Result<T, Error> + Send + 'static,
+    {
         self.write_as(
             op,
             Weight {
@@ -105,12 +122,12 @@ impl SqliteStorage {
         .await
     }
 
-    /// [`Self::write`] for work that writes `rows` rows, and fails only if the database does: then
-    /// all that is in its transaction fails.
+    /// [`Self::write`] for work on logs that writes `rows` rows, and fails only if the database does:
+    /// then all that is in its transaction fails.
     async fn write_batch<T, F>(&self, op: &'static str, rows: usize, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection, &mut Logs) -> Result<T, Error> + Send + 'static,
     {
         self.write_as(op, Weight { rows, alone: false }, work).await
     }
@@ -118,7 +135,7 @@ impl SqliteStorage {
     async fn write_as<T, F>(&self, op: &'static str, weight: Weight, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection, &mut Logs) -> Result<T, Error> + Send + 'static,
     {
         let started = Instant::now();
         let result = self

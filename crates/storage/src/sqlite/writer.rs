@@ -1,8 +1,9 @@
 //! The one thread that writes, in groups: whatever queued up while the last commit ran goes into
 //! the next one, so that one wait for the disk serves many callers.
 //!
-//! Each job runs in a savepoint of its own: one that fails, or panics, is undone alone. Appends to
-//! the log go without, as they cannot fail alone: a savepoint costs a copy of each page changed.
+//! Each job runs in a savepoint of its own: one that fails, or panics, is undone alone. What changes
+//! logs goes without, as it cannot fail alone: a savepoint costs a copy of each page changed. What
+//! jobs did to [`Logs`] is written before a savepoint and before the commit.
 
 use std::{
     io,
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     BACKEND,
+    log_writer::Logs,
     queue::{Ended, Jobs, Next, Queue, answer, queue},
 };
 use crate::{Error, Options, metrics};
@@ -32,7 +34,7 @@ const GAP: Duration = Duration::from_millis(2);
 /// What to do in a transaction.
 trait Job: Send {
     /// Does it.
-    fn run(self: Box<Self>, db: &Connection) -> Done;
+    fn run(self: Box<Self>, db: &Connection, logs: &mut Logs) -> Done;
     /// Tells its caller that it was not done.
     fn fail(self: Box<Self>, error: Error);
 }
@@ -58,15 +60,15 @@ struct Work<T, F> {
 impl<T, F> Job for Work<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&Connection) -> Result<T, Error> + Send,
+    F: FnOnce(&Connection, &mut Logs) -> Result<T, Error> + Send,
 {
-    fn run(self: Box<Self>, db: &Connection) -> Done {
+    fn run(self: Box<Self>, db: &Connection, logs: &mut Logs) -> Done {
         let Self { work, answer } = *self;
         if answer.is_closed() {
             return Done::Abandoned;
         }
         // Sending fails when the caller stopped waiting meanwhile.
-        match work(db) {
+        match work(db, logs) {
             Ok(value) => Done::Written(Box::new(move |commit| {
                 drop(answer.send(commit.map(|()| value)));
             })),
@@ -121,7 +123,7 @@ impl Writer {
     ) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection, &mut Logs) -> Result<T, Error> + Send + 'static,
     {
         let (sender, answered) = oneshot::channel();
         let work = Box::new(Work {
@@ -140,6 +142,7 @@ impl Writer {
 
 fn write(connection: Connection, jobs: &Jobs<Weighed>) {
     let mut turn_began = Instant::now();
+    let mut logs = Logs::default();
     let ended = loop {
         let first = if let Some(next) = jobs.try_next() {
             if turn_began.elapsed() > TURN {
@@ -154,7 +157,7 @@ fn write(connection: Connection, jobs: &Jobs<Weighed>) {
         };
         match first {
             Next::Job(job) => {
-                if let Some(ended) = write_group(&connection, job, jobs) {
+                if let Some(ended) = write_group(&connection, &mut logs, job, jobs) {
                     break ended;
                 }
             }
@@ -169,9 +172,14 @@ fn write(connection: Connection, jobs: &Jobs<Weighed>) {
 }
 
 /// One transaction. Gives what `Next::Close` held if the queue ended meanwhile.
-fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<Ended> {
+fn write_group(
+    db: &Connection,
+    logs: &mut Logs,
+    first: Weighed,
+    jobs: &Jobs<Weighed>,
+) -> Option<Ended> {
     let started = Instant::now();
-    if let Err(error) = execute(db, "BEGIN IMMEDIATE") {
+    if let Err(error) = begin(db, logs) {
         tracing::error!(%error, "a transaction could not be started");
         first.1.fail(error);
         return None;
@@ -184,9 +192,9 @@ fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<
     while let Some((weight, job)) = next.take() {
         rows += weight.rows;
         result = if weight.alone {
-            run_alone(db, job, &mut answers)
+            run_alone(db, logs, job, &mut answers)
         } else {
-            run_one(db, job, &mut answers)
+            run_one(db, logs, job, &mut answers)
         };
         if result.is_err() || rows >= MAX_ROWS {
             break;
@@ -197,15 +205,12 @@ fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<
             None => {}
         }
     }
-    if result.is_ok() {
-        result = execute(db, "COMMIT");
-    }
+    let result = result
+        .and_then(|()| logs.flush(db))
+        .and_then(|()| execute(db, "COMMIT"));
     if let Err(error) = &result {
         tracing::error!(%error, writes = answers.len(), "a group of writes was rolled back");
-        if !db.is_autocommit() {
-            // The error that matters is the first one.
-            let _: Result<(), _> = execute(db, "ROLLBACK");
-        }
+        roll_back(db, logs);
     }
     metrics::observe_commit(BACKEND, rows, started.elapsed());
     for answer in answers {
@@ -214,13 +219,32 @@ fn write_group(db: &Connection, first: Weighed, jobs: &Jobs<Weighed>) -> Option<
     ended
 }
 
+fn begin(db: &Connection, logs: &mut Logs) -> Result<(), Error> {
+    execute(db, "BEGIN IMMEDIATE")?;
+    logs.begin(db).inspect_err(|_| roll_back(db, logs))
+}
+
+fn roll_back(db: &Connection, logs: &mut Logs) {
+    logs.clear();
+    if !db.is_autocommit() {
+        // The error that matters is the one before.
+        let _: Result<(), _> = execute(db, "ROLLBACK");
+    }
+}
+
 /// Runs one job in a savepoint. An error means that the whole transaction is lost.
-fn run_alone(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
-    if let Err(error) = execute(db, "SAVEPOINT job") {
+fn run_alone(
+    db: &Connection,
+    logs: &mut Logs,
+    job: Box<dyn Job>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), Error> {
+    let ready = logs.flush(db).and_then(|()| execute(db, "SAVEPOINT job"));
+    if let Err(error) = ready {
         job.fail(error.clone());
         return Err(error);
     }
-    let done = run_one(db, job, answers);
+    let done = run_one(db, logs, job, answers);
     // Out of space or memory, SQLite may have rolled back everything.
     if db.is_autocommit() {
         return Err(Error::unavailable("the transaction was rolled back"));
@@ -232,8 +256,13 @@ fn run_alone(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> R
 }
 
 /// Runs one job. An error means that what it wrote must be undone; its caller has been told.
-fn run_one(db: &Connection, job: Box<dyn Job>, answers: &mut Vec<Answer>) -> Result<(), Error> {
-    match unwind(|| job.run(db)) {
+fn run_one(
+    db: &Connection,
+    logs: &mut Logs,
+    job: Box<dyn Job>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), Error> {
+    match unwind(|| job.run(db, logs)) {
         Some(Done::Written(answer)) => {
             answers.push(answer);
             Ok(())

@@ -1,15 +1,12 @@
 //! The suite on PostgreSQL, and what is particular to it.
 
-use std::{
-    cell::Cell,
-    time::{Duration, SystemTime},
-};
+use std::{cell::Cell, time::Duration};
 
-use rookery_storage::{Error, NewEntry, Options, open};
+use rookery_storage::{Error, NewMessage, Options, open};
 
 use crate::{
     postgres_server::{Durability, Server},
-    suite::{Place, add, bare, credentials, jid},
+    suite::{Place, add, bare, credentials, offline},
 };
 
 async fn place() -> Place {
@@ -32,13 +29,8 @@ async fn refusal(url: &str) -> String {
     }
 }
 
-fn entry(stanza: &str) -> NewEntry {
-    NewEntry {
-        account: bare("ann@localhost"),
-        peer: jid("bob@localhost"),
-        at: SystemTime::now(),
-        stanza: stanza.to_owned(),
-    }
+fn entry(stanza: &str) -> NewMessage {
+    offline("ann@localhost", stanza)
 }
 
 #[tokio::test]
@@ -209,7 +201,8 @@ async fn what_was_acknowledged_survives_a_crash_of_the_server() {
                 .append(vec![entry(&number.to_string())], usize::MAX)
                 .await;
             if let Ok(appended) = appended {
-                acknowledged.push((appended[0].unwrap(), number));
+                let stored = appended[0].unwrap().recipient.unwrap();
+                acknowledged.push((stored.id, number));
             }
             if number == 100 {
                 under_way.send(()).unwrap();

@@ -5,12 +5,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use crate::suite::{Place, add, bare, credentials};
-use rookery_proto::jid::Jid;
-use rookery_storage::{Error, NewEntry, Options, open};
+use crate::suite::{Place, add, bare, credentials, mark, offline, undelivered};
+use rookery_storage::{EntryId, Error, NewMessage, Options, open};
 use tempfile::TempDir;
 
 async fn place() -> Place {
@@ -186,13 +185,8 @@ async fn another_process_gets_its_turn_while_the_log_is_written_without_a_pause(
     );
 }
 
-fn entry(stanza: &str) -> NewEntry {
-    NewEntry {
-        account: bare("ann@localhost"),
-        peer: Jid::parse("bob@localhost").unwrap(),
-        at: SystemTime::now(),
-        stanza: stanza.to_owned(),
-    }
+fn entry(stanza: &str) -> NewMessage {
+    offline("ann@localhost", stanza)
 }
 
 /// Set for the process that `what_was_acknowledged_survives_a_kill` starts and kills.
@@ -252,7 +246,7 @@ async fn what_was_acknowledged_survives_a_kill() {
 
         let storage = place.open().await;
         let ann = bare("ann@localhost");
-        let entries = storage.undelivered(&ann, None, usize::MAX).await.unwrap();
+        let entries = undelivered(&storage, &ann).await;
         let stored: std::collections::HashSet<&str> =
             entries.iter().map(|entry| entry.stanza.as_str()).collect();
         let lost: Vec<_> = acknowledged
@@ -260,14 +254,8 @@ async fn what_was_acknowledged_survives_a_kill() {
             .filter(|number| !stored.contains(number.as_str()))
             .collect();
         assert!(lost.is_empty(), "lost: {lost:?}");
-        assert_eq!(
-            storage.undelivered_count(&ann).await.unwrap(),
-            entries.len() as u64
-        );
-        storage
-            .mark_delivered(&ann, entries.last().unwrap().id)
-            .await
-            .unwrap();
+        let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+        mark(&storage, &ann, &ids).await;
         tokio::time::timeout(Duration::from_secs(10), storage.close())
             .await
             .unwrap();

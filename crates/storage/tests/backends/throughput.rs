@@ -15,14 +15,15 @@ use std::{
 };
 
 use crate::postgres_server::{Durability, Server};
-use crate::suite::{Place, bare, credentials, jid};
+use crate::suite::{Place, bare, chat, credentials};
 use futures_util::future::join_all;
-use rookery_storage::{NewEntry, Storage, metrics};
+use rookery_proto::jid::BareJid;
+use rookery_storage::{NewMessage, Storage, metrics};
 
 /// How long each number is measured.
 const TIME: Duration = Duration::from_secs(4);
 
-const ACCOUNTS: usize = 1000;
+const ACCOUNTS: usize = 200;
 
 #[tokio::test]
 #[ignore = "a measurement"]
@@ -74,22 +75,41 @@ async fn measure(place: Place) {
     }))
     .await;
 
-    for (callers, batch) in [(1, 1), (16, 1), (256, 1), (2048, 1), (16, 16), (64, 64)] {
-        let cpu_before = cpu();
-        let (rows, latencies) = append(&storage, &accounts, callers, batch).await;
-        println!(
-            "{name}: append, {callers} callers of {batch}: {:.0} rows/s, {:.1} CPU µs a row, \
-             p50 {:?}, p99 {:?}",
-            rows,
-            f64::from(cpu() - cpu_before) * 10_000.0 / (rows * TIME.as_secs_f64()),
-            latencies[latencies.len() / 2],
-            latencies[latencies.len() * 99 / 100],
-        );
-        for account in &accounts {
-            storage
-                .mark_delivered(account, rookery_storage::EntryId(u64::MAX))
-                .await
-                .unwrap();
+    // About 300 octets, as a client sends them.
+    let body = "x".repeat(200);
+    let messages: Vec<NewMessage> = (0..ACCOUNTS)
+        .map(|number| {
+            let from = format!("user{number}@localhost/desk");
+            let to = format!("user{}@localhost", (number + 7) % ACCOUNTS);
+            let stanza = format!(
+                "<message xmlns='jabber:client' type='chat' from='{from}' to='{to}' id='m{number}'>\
+                 <body>{body}</body></message>"
+            );
+            chat(&from, &to, &stanza)
+        })
+        .collect();
+    for (callers, batch) in [
+        (1, 1),
+        (16, 1),
+        (256, 1),
+        (4, 16),
+        (16, 16),
+        (16, 50),
+        (200, 50),
+    ] {
+        for is_marked in [false, true] {
+            let commits_before = commits(name);
+            let cpu_before = cpu();
+            let (sent, latencies) = send(&storage, &messages, callers, batch, is_marked).await;
+            println!(
+                "{name}: {callers} callers of {batch}{}: {sent:.0} messages/s, {:.2} CPU µs each, \
+                 {:.1} messages a commit, p50 {:?}, p99 {:?}",
+                if is_marked { ", marked" } else { "" },
+                f64::from(cpu() - cpu_before) * 10_000.0 / (sent * TIME.as_secs_f64()),
+                sent * TIME.as_secs_f64() / (commits(name) - commits_before),
+                latencies[latencies.len() / 2],
+                latencies[latencies.len() * 99 / 100],
+            );
         }
     }
     for callers in [1, 16, 256] {
@@ -100,34 +120,44 @@ async fn measure(place: Place) {
         .await;
         println!("{name}: credentials, {callers} callers: {:.0}/s", reads.0);
     }
-    let rows = metrics::COMMIT_ROWS.with_label_values(&[name]);
-    println!(
-        "{name}: {:.1} rows a commit over all",
-        rows.get_sample_sum() / f64::from(u32::try_from(rows.get_sample_count()).unwrap())
-    );
     storage.close().await;
 }
 
-async fn append(
+/// Commits so far.
+fn commits(backend: &str) -> f64 {
+    let rows = metrics::COMMIT_ROWS.with_label_values(&[backend]);
+    f64::from(u32::try_from(rows.get_sample_count()).unwrap())
+}
+
+/// Sends messages; with `is_marked`, notes that they were delivered as soon as they are stored.
+async fn send(
     storage: &Arc<dyn Storage>,
-    accounts: &[rookery_proto::jid::BareJid],
+    messages: &[NewMessage],
     callers: usize,
     batch: usize,
+    is_marked: bool,
 ) -> (f64, Vec<Duration>) {
-    let stanza = "x".repeat(300);
     let (calls, latencies) = run(callers, |number| {
-        let entries: Vec<_> = (0..batch)
-            .map(|offset| NewEntry {
-                account: accounts[(number * batch + offset) % ACCOUNTS].clone(),
-                peer: jid("somebody@localhost/resource"),
+        let batch: Vec<NewMessage> = (0..batch)
+            .map(|offset| NewMessage {
                 at: SystemTime::now(),
-                stanza: stanza.clone(),
+                ..messages[(number * batch + offset) % messages.len()].clone()
             })
             .collect();
         let storage = storage.clone();
         async move {
-            let appended = storage.append(entries, usize::MAX).await.unwrap();
-            assert!(appended.iter().all(Result::is_ok));
+            let accounts: Vec<BareJid> = batch
+                .iter()
+                .map(|message| message.recipient.as_ref().unwrap().account.clone())
+                .collect();
+            let stored = storage.append(batch, usize::MAX).await.unwrap();
+            if is_marked {
+                let ids = stored
+                    .iter()
+                    .map(|stored| vec![stored.unwrap().recipient.unwrap().id]);
+                let delivered = accounts.into_iter().zip(ids).collect();
+                storage.mark_delivered(delivered).await.unwrap();
+            }
         }
     })
     .await;

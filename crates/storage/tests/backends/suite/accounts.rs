@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use rookery_proto::roster::RosterItem;
-use rookery_storage::{Error, NewEntry, Refused, RosterDecision};
+use rookery_storage::{ArchiveDefault, ArchivePreferences, Error, Refused, RosterDecision};
 
-use super::{Place, add, bare, credentials, jid};
+use super::{Place, add, append, archive, bare, chat, credentials, jid, offline, stanzas};
 
 pub(crate) async fn an_account_is_created_once(place: Place) {
     let storage = place.open().await;
@@ -119,13 +119,14 @@ pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
     let (ann, bob) = (bare("ann@localhost"), bare("bob@localhost"));
     add(&storage, &["ann", "bob"]).await;
     for account in [&ann, &bob] {
-        let entry = NewEntry {
-            account: account.clone(),
-            peer: jid("cat@localhost/x"),
-            at: SystemTime::now(),
-            stanza: "<message/>".to_owned(),
+        append(&storage, offline(account.as_str(), "<message/>")).await;
+        let preferences = ArchivePreferences {
+            default: ArchiveDefault::Roster,
+            always: vec![jid("c@d"), ann.clone().into(), bob.clone().into()],
+            never: vec![jid("e@d")],
         };
-        storage.append(vec![entry], 10).await.unwrap();
+        let set = storage.set_archive_preferences(account, &preferences);
+        assert!(set.await.unwrap());
         let put = |_: Option<&RosterItem>| RosterDecision::Put(RosterItem::new(bare("c@d")));
         storage
             .update_roster(account, &bare("c@d"), Box::new(put))
@@ -143,6 +144,10 @@ pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
             .unwrap();
     }
 
+    append(&storage, chat("ann@localhost/x", "bob@localhost", "to bob")).await;
+    append(&storage, chat("bob@localhost/x", "ann@localhost", "to ann")).await;
+    assert_eq!(archive::all(&storage, &ann).await.len(), 2);
+
     assert!(storage.delete(&ann).await.unwrap());
     assert!(!storage.delete(&ann).await.unwrap());
 
@@ -154,6 +159,12 @@ pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
                 .await
                 .unwrap()
                 .is_empty()
+        );
+        assert_eq!(archive::all(&storage, &ann).await, []);
+        assert_eq!(storage.archive_bounds(&ann).await.unwrap(), None);
+        assert_eq!(
+            storage.archive_preferences(&ann).await.unwrap(),
+            ArchivePreferences::default()
         );
         assert!(storage.roster(&ann).await.unwrap().items.is_empty());
         assert_eq!(storage.roster_item(&ann, &bare("c@d")).await.unwrap(), None);
@@ -176,20 +187,23 @@ pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
                 Err(Error::NoAccount)
             ));
             assert!(storage.unblock(&ann, None).await.unwrap().is_empty());
-            let entry = NewEntry {
-                account: ann.clone(),
-                peer: jid("c@d"),
-                at: SystemTime::now(),
-                stanza: String::new(),
-            };
-            let appended = storage.append(vec![entry], 10).await.unwrap();
+            let preferences = ArchivePreferences::default();
+            let set = storage.set_archive_preferences(&ann, &preferences);
+            assert!(!set.await.unwrap());
+            let message = offline("ann@localhost", "x");
+            let appended = storage.append(vec![message], 10).await.unwrap();
             assert_eq!(appended, [Err(Refused::NoAccount)]);
             // Then nothing of the old account shows up in a new one.
             add(&storage, &["ann"]).await;
         }
     }
 
-    assert_eq!(storage.undelivered_count(&bob).await.unwrap(), 1);
+    // What she wrote to others, and they to her, stays theirs.
+    assert_eq!(
+        stanzas(&archive::all(&storage, &bob).await),
+        ["to bob", "to ann"]
+    );
+    assert_eq!(storage.undelivered_count(&bob).await.unwrap(), 2);
     assert_eq!(storage.roster(&bob).await.unwrap().items.len(), 1);
     assert_eq!(storage.blocked(&bob).await.unwrap().len(), 1);
     assert!(storage.vcard(&bob).await.unwrap().is_some());
@@ -200,15 +214,9 @@ pub(crate) async fn deleting_an_account_removes_everything(place: Place) {
 pub(crate) async fn an_account_created_again_starts_empty_and_above_the_old_numbers(place: Place) {
     let storage = place.open().await;
     let ann = bare("ann@localhost");
-    let entry = || NewEntry {
-        account: ann.clone(),
-        peer: jid("c@d"),
-        at: SystemTime::now(),
-        stanza: "<message/>".to_owned(),
-    };
     add(&storage, &["ann"]).await;
     let old_version = storage.roster(&ann).await.unwrap().version;
-    let old_id = storage.append(vec![entry()], 10).await.unwrap()[0].unwrap();
+    let old_id = append(&storage, offline("ann@localhost", "old")).await;
     storage.delete(&ann).await.unwrap();
     add(&storage, &["ann"]).await;
 
@@ -220,6 +228,6 @@ pub(crate) async fn an_account_created_again_starts_empty_and_above_the_old_numb
             .unwrap()
             .is_none()
     );
-    let new_id = storage.append(vec![entry()], 10).await.unwrap()[0].unwrap();
+    let new_id = append(&storage, offline("ann@localhost", "new")).await;
     assert!(new_id > old_id, "{new_id} after {old_id}");
 }

@@ -1,15 +1,12 @@
 //! Opening, closing, bounds, secrets, metrics.
 
-use std::{
-    sync::mpsc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::mpsc, time::Duration};
 
 use futures_util::future::join_all;
 use rookery_proto::roster::RosterItem;
-use rookery_storage::{Error, NewEntry, Options, RosterDecision, metrics};
+use rookery_storage::{Error, Options, RosterDecision, metrics};
 
-use super::{Place, add, bare, credentials, jid};
+use super::{Place, add, append, bare, credentials, offline};
 
 pub(crate) async fn a_secret_is_made_once_for_all_nodes(place: Place) {
     let nodes = [place.open().await, place.open().await];
@@ -129,14 +126,8 @@ pub(crate) async fn operations_are_measured(place: Place) {
     let storage = place.open().await;
     let backend = storage.backend();
     add(&storage, &["ann"]).await;
-    let entry = NewEntry {
-        account: bare("ann@localhost"),
-        peer: jid("c@d"),
-        at: SystemTime::now(),
-        stanza: String::new(),
-    };
     let appended = metrics::LOG_ROWS_APPENDED.get();
-    storage.append(vec![entry], 10).await.unwrap();
+    append(&storage, offline("ann@localhost", "")).await;
     storage
         .create(&bare("ann@localhost"), &credentials(1))
         .await

@@ -1,0 +1,373 @@
+//! Databases of older versions, and programs of older versions beside this one.
+
+use rookery_storage::{ArchiveDefault, ArchivePreferences, EntryId};
+use tokio_postgres::{Client, NoTls, Statement};
+
+use crate::{
+    postgres_server::Server,
+    suite::{
+        Place, add, append, archive, at, bare, chat, credentials, jid, mark, offline, stanzas,
+        undelivered,
+    },
+};
+
+/// Accounts and undelivered entries as version 1 stored them; Ann's first one was delivered, and so
+/// is gone.
+const SQLITE_DATA: &str = "
+    INSERT INTO account (id, jid, domain, sha1_salt, sha1_iterations, sha1_stored_key,
+            sha1_server_key, sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
+        VALUES (7, 'ann@localhost', 'localhost', x'01', 4096, x'02', x'03', x'04', 4096, x'05', x'06'),
+               (8, 'bob@localhost', 'localhost', x'01', 4096, x'02', x'03', x'04', 4096, x'05', x'06');
+    INSERT INTO roster (account, version, forgotten) VALUES (7, 100, 100), (8, 100, 100);
+    INSERT INTO log_entry (id, account, peer, at, stanza)
+        VALUES (20, 7, 'cat@example.org/x', 1700000000123456, 'gone'),
+               (21, 7, 'cat@example.org/x', 1700000000123456, 'one'),
+               (22, 8, 'cat@example.org', 1700000000123456, 'bob''s'),
+               (23, 7, 'dan@example.org', 1600000000000000, 'two'),
+               (24, 8, 'cat@example.org', 1700000000123456, 'gone');
+    DELETE FROM log_entry WHERE stanza = 'gone';
+    INSERT INTO log (account, delivered, undelivered) VALUES (7, 20, 2), (8, 0, 1);
+    INSERT INTO vcard (account, xml) VALUES (7, '<vCard/>');
+";
+
+#[tokio::test]
+async fn a_sqlite_database_of_version_1_is_migrated() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("rookery.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(include_str!("version_1/sqlite.sql"))
+        .unwrap();
+    db.execute_batch(SQLITE_DATA).unwrap();
+    drop(db);
+    let place = Place {
+        url: format!("sqlite://{}", path.display()),
+        keep: Box::new(directory),
+    };
+
+    what_version_1_stored_works_on(&place, [EntryId(21), EntryId(23)], EntryId(24)).await;
+}
+
+#[tokio::test]
+async fn a_postgres_database_of_version_1_is_migrated() {
+    let (place, client) = postgres().await;
+    client
+        .batch_execute(
+            "INSERT INTO account (jid, domain, sha1_salt, sha1_iterations, sha1_stored_key,
+                sha1_server_key, sha256_salt, sha256_iterations, sha256_stored_key,
+                sha256_server_key)
+            VALUES ('ann@localhost', 'localhost', '1', 4096, '2', '3', '4', 4096, '5', '6'),
+                   ('bob@localhost', 'localhost', '1', 4096, '2', '3', '4', 4096, '5', '6');
+            INSERT INTO roster (account, version, forgotten) VALUES (1, 100, 100), (2, 100, 100);
+            INSERT INTO log (account, last, delivered, undelivered)
+            VALUES (1, 23, 20, 2), (2, 23, 22, 1);
+            INSERT INTO log_entry (account, id, peer, at, stanza)
+            VALUES (1, 21, 'cat@example.org/x', 1700000000123456, 'one'),
+                   (1, 23, 'dan@example.org', 1600000000000000, 'two'),
+                   (2, 23, 'cat@example.org', 1700000000123456, 'bob''s');
+            INSERT INTO vcard (account, xml) VALUES (1, '<vCard/>');",
+        )
+        .await
+        .unwrap();
+
+    what_version_1_stored_works_on(&place, [EntryId(21), EntryId(23)], EntryId(23)).await;
+}
+
+async fn what_version_1_stored_works_on(place: &Place, ids: [EntryId; 2], newest: EntryId) {
+    let storage = place.open().await;
+    let (ann, bob) = (bare("ann@localhost"), bare("bob@localhost"));
+    let entries = undelivered(&storage, &ann).await;
+    assert_eq!(stanzas(&entries), ["one", "two"]);
+    assert_eq!([entries[0].id, entries[1].id], ids);
+    assert_eq!(entries[0].peer, jid("cat@example.org/x"));
+    assert_eq!((entries[0].at, entries[0].archived), (at(0), false));
+    assert_eq!(stanzas(&undelivered(&storage, &bob).await), ["bob's"]);
+    assert_eq!(archive::all(&storage, &ann).await, []);
+    let preferences = storage.archive_preferences(&ann).await.unwrap();
+    assert_eq!(preferences, ArchivePreferences::default());
+    assert_eq!(storage.vcard(&ann).await.unwrap().unwrap(), "<vCard/>");
+
+    // New entries come after all that there ever were.
+    let three = append(&storage, chat("bob@localhost/x", "ann@localhost", "three")).await;
+    assert!(three > newest, "{three} after {newest}");
+    mark(&storage, &ann, &[ids[1], three]).await;
+    assert_eq!(stanzas(&undelivered(&storage, &ann).await), ["one"]);
+    mark(&storage, &ann, &ids).await;
+    assert_eq!(undelivered(&storage, &ann).await, []);
+    assert_eq!(stanzas(&archive::all(&storage, &ann).await), ["three"]);
+    // An account of before can go, and the other keeps what is its own.
+    assert!(storage.delete(&ann).await.unwrap());
+    assert_eq!(stanzas(&archive::all(&storage, &bob).await), ["three"]);
+    storage.close().await;
+    let again = place.open().await;
+    assert_eq!(stanzas(&undelivered(&again, &bob).await), ["bob's"]);
+    again.health().await.unwrap();
+}
+
+/// A database with the schema of version 1.
+async fn postgres() -> (Place, Client) {
+    let url = tokio::task::spawn_blocking(|| Server::shared().create_database())
+        .await
+        .unwrap();
+    let client = connect(&url).await;
+    let schema = include_str!("version_1/postgres.sql");
+    client.batch_execute(schema).await.unwrap();
+    let place = Place {
+        url,
+        keep: Box::new(()),
+    };
+    (place, client)
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The log as programs of version 1 work with it: their statements, word for word, prepared when
+/// they started.
+struct Version1 {
+    client: Client,
+    lock: Statement,
+    append: Statement,
+    undelivered: Statement,
+    mark: [Statement; 3],
+    delete: [Statement; 3],
+}
+
+impl Version1 {
+    async fn start(client: Client) -> Self {
+        let prepare = async |sql: &str| client.prepare(sql).await.unwrap();
+        let lock = prepare(
+            "SELECT a.jid, l.account, l.last, l.undelivered
+             FROM account a JOIN log l ON l.account = a.id
+             WHERE a.jid = ANY($1::text[]) ORDER BY l.account FOR UPDATE OF l",
+        )
+        .await;
+        let append = prepare(
+            "WITH entry AS (
+                 INSERT INTO log_entry (account, id, peer, at, stanza)
+                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[],
+                     $5::text[])
+             )
+             UPDATE log SET last = new.last, undelivered = new.undelivered
+             FROM unnest($6::bigint[], $7::bigint[], $8::bigint[])
+                 AS new (account, last, undelivered)
+             WHERE log.account = new.account",
+        )
+        .await;
+        let undelivered = prepare(
+            "SELECT e.id, e.peer, e.at, e.stanza
+             FROM account a JOIN log l ON l.account = a.id
+             JOIN log_entry e ON e.account = a.id
+             WHERE a.jid = $1 AND e.id > greatest(l.delivered, $2)
+             ORDER BY e.id LIMIT $3",
+        )
+        .await;
+        let mark = [
+            prepare(
+                "SELECT l.account, l.last, l.delivered
+                 FROM account a JOIN log l ON l.account = a.id WHERE a.jid = $1 FOR UPDATE OF l",
+            )
+            .await,
+            prepare("DELETE FROM log_entry WHERE account = $1 AND id <= $2").await,
+            prepare(
+                "UPDATE log SET delivered = $2, undelivered = undelivered - $3 WHERE account = $1",
+            )
+            .await,
+        ];
+        let delete = [
+            prepare(
+                "SELECT a.id FROM account a JOIN roster r ON r.account = a.id
+                 JOIN log l ON l.account = a.id WHERE a.jid = $1 FOR UPDATE OF r, l",
+            )
+            .await,
+            prepare("DELETE FROM log_entry WHERE account = $1").await,
+            prepare("DELETE FROM account WHERE id = $1").await,
+        ];
+        Self {
+            lock,
+            append,
+            undelivered,
+            mark,
+            delete,
+            client,
+        }
+    }
+
+    async fn append(&mut self, account: &str, stanza: &str) -> i64 {
+        let transaction = self.client.transaction().await.unwrap();
+        let names = [account];
+        let row = transaction
+            .query_one(&self.lock, &[&names.as_slice()])
+            .await
+            .unwrap();
+        let (number, last, count): (i64, i64, i64) = (row.get(1), row.get(2), row.get(3));
+        let id = last + 1;
+        transaction
+            .execute(
+                &self.append,
+                &[
+                    &[number].as_slice(),
+                    &[id].as_slice(),
+                    &["cat@example.org/x"].as_slice(),
+                    &[1_700_000_000_123_456_i64].as_slice(),
+                    &[stanza].as_slice(),
+                    &[number].as_slice(),
+                    &[id].as_slice(),
+                    &[count + 1].as_slice(),
+                ],
+            )
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        id
+    }
+
+    async fn undelivered(&self, account: &str) -> Vec<(i64, String)> {
+        let rows = self
+            .client
+            .query(&self.undelivered, &[&account, &0_i64, &100_i64])
+            .await
+            .unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(3))).collect()
+    }
+
+    /// Gives how many entries became delivered.
+    async fn mark_delivered(&mut self, account: &str, up_to: i64) -> u64 {
+        let transaction = self.client.transaction().await.unwrap();
+        let [lock, delete, update] = &self.mark;
+        let row = transaction.query_one(lock, &[&account]).await.unwrap();
+        let number: i64 = row.get(0);
+        let up_to = up_to.min(row.get(1));
+        let count = transaction
+            .execute(delete, &[&number, &up_to])
+            .await
+            .unwrap();
+        let less = i64::try_from(count).unwrap();
+        transaction
+            .execute(update, &[&number, &up_to, &less])
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        count
+    }
+
+    async fn delete(&mut self, account: &str) {
+        let transaction = self.client.transaction().await.unwrap();
+        let [lock, entries, delete] = &self.delete;
+        let row = transaction.query_one(lock, &[&account]).await.unwrap();
+        let number: i64 = row.get(0);
+        transaction.execute(entries, &[&number]).await.unwrap();
+        transaction.execute(delete, &[&number]).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+}
+
+fn texts(entries: &[(i64, String)]) -> Vec<&str> {
+    entries.iter().map(|entry| entry.1.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_node_of_version_1_works_beside_one_of_this_version() {
+    let (place, client) = postgres().await;
+    let mut old = Version1::start(client).await;
+    let (ann, bob) = (bare("ann@localhost"), bare("bob@localhost"));
+    // The statements of the old node are prepared, and run, before the new one migrates.
+    let accounts = "INSERT INTO account (jid, domain, sha1_salt, sha1_iterations, sha1_stored_key,
+            sha1_server_key, sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
+        VALUES ('ann@localhost', 'localhost', '1', 4096, '2', '3', '4', 4096, '5', '6'),
+               ('bob@localhost', 'localhost', '1', 4096, '2', '3', '4', 4096, '5', '6');
+        INSERT INTO roster (account, version, forgotten) SELECT id, 1, 1 FROM account;
+        INSERT INTO log (account, last, delivered, undelivered) SELECT id, 1, 1, 0 FROM account;";
+    old.client.batch_execute(accounts).await.unwrap();
+    let one = old.append("ann@localhost", "1").await;
+    assert_eq!(old.mark_delivered("ann@localhost", one).await, 1);
+    old.append("ann@localhost", "2").await;
+    assert_eq!(texts(&old.undelivered("ann@localhost").await), ["2"]);
+
+    let new = place.open().await;
+    assert_eq!(stanzas(&undelivered(&new, &ann).await), ["2"]);
+    // Both append, in one order of ids, and both see what is undelivered and nothing else.
+    old.append("ann@localhost", "3").await;
+    let four = append(&new, chat("bob@localhost/x", "ann@localhost", "4")).await;
+    append(&new, chat("ann@localhost/x", "bob@localhost", "sent")).await;
+    old.append("ann@localhost", "5").await;
+    append(&new, offline("ann@localhost", "6")).await;
+    let expected = ["2", "3", "4", "5", "6"];
+    assert_eq!(texts(&old.undelivered("ann@localhost").await), expected);
+    assert_eq!(stanzas(&undelivered(&new, &ann).await), expected);
+
+    // What the new one delivers ahead, the old one does not deliver again.
+    mark(&new, &ann, &[four]).await;
+    let expected = old.undelivered("ann@localhost").await;
+    assert_eq!(texts(&expected), ["2", "3", "5", "6"]);
+    // The old one delivers up to "5"; what is archived stays in the archive.
+    assert_eq!(old.mark_delivered("ann@localhost", expected[2].0).await, 3);
+    assert_eq!(stanzas(&undelivered(&new, &ann).await), ["6"]);
+    assert_eq!(texts(&old.undelivered("ann@localhost").await), ["6"]);
+    let archived = archive::all(&new, &ann).await;
+    assert_eq!(stanzas(&archived), ["4", "sent"]);
+    // And what the old one delivers of the archived.
+    let ids = old.undelivered("bob@localhost").await;
+    assert_eq!(texts(&ids), ["sent"]);
+    assert_eq!(old.mark_delivered("bob@localhost", ids[0].0).await, 1);
+    assert_eq!(undelivered(&new, &bob).await, []);
+    assert_eq!(stanzas(&archive::all(&new, &bob).await), ["4", "sent"]);
+
+    // An account that the old one deletes leaves nothing.
+    old.delete("ann@localhost").await;
+    let rest = "SELECT count(*) FROM entry e WHERE account NOT IN (SELECT id FROM account)";
+    let rest: i64 = old.client.query_one(rest, &[]).await.unwrap().get(0);
+    assert_eq!(rest, 0);
+    add(&new, &["ann"]).await;
+    assert_eq!(archive::all(&new, &ann).await, []);
+    old.append("ann@localhost", "again").await;
+    assert_eq!(stanzas(&undelivered(&new, &ann).await), ["again"]);
+}
+
+/// Old and new nodes append to the same logs at once: ids stay in the order in which readers see them.
+#[tokio::test]
+async fn nodes_of_both_versions_append_to_one_log_at_once() {
+    let (place, client) = postgres().await;
+    let new = place.open().await;
+    add(&new, &["ann", "bob"]).await;
+    let never = ArchivePreferences {
+        default: ArchiveDefault::Never,
+        ..ArchivePreferences::default()
+    };
+    let ann = bare("ann@localhost");
+    new.set_archive_preferences(&ann, &never).await.unwrap();
+    let mut old = Version1::start(client).await;
+    let by_old = async {
+        for number in 0..100 {
+            old.append("ann@localhost", &number.to_string()).await;
+        }
+    };
+    let by_new = async {
+        for number in 0..100 {
+            let message = chat("bob@localhost/x", "ann@localhost", &number.to_string());
+            append(&new, message).await;
+        }
+    };
+    let read = async {
+        let (mut last, mut seen) = (None, 0);
+        while seen < 200 {
+            for entry in new.undelivered(&ann, last, 10).await.unwrap() {
+                last = Some(entry.id);
+                seen += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let all = async { tokio::join!(by_old, by_new, read) };
+    tokio::time::timeout(std::time::Duration::from_secs(30), all)
+        .await
+        .expect("a page missed an entry");
+    let entries = undelivered(&new, &ann).await;
+    assert_eq!(entries.len(), 200);
+    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+    mark(&new, &ann, &ids).await;
+    assert!(old.undelivered("ann@localhost").await.is_empty());
+    assert_eq!(new.credentials(&ann).await.unwrap(), Some(credentials(1)));
+}
