@@ -70,8 +70,14 @@ pub(crate) async fn answer(
 async fn query(session: &Rc<Session>, stanza: &Stanza) -> Result<Element, StanzaError> {
     let node = session.shard.node();
     let wanted = mam::Query::parse(stanza)?;
-    let max = wanted.max.unwrap_or(DEFAULT_PAGE).min(node.settings.archive.max_page);
-    let found = node.storage.archive(&session.account.jid, &for_storage(&wanted, max)).await;
+    let max = wanted
+        .max
+        .unwrap_or(DEFAULT_PAGE)
+        .min(node.settings.archive.max_page);
+    let found = node
+        .storage
+        .archive(&session.account.jid, &for_storage(&wanted, max))
+        .await;
     let page = match found.map_err(|e| reply::storage_error(&e))? {
         ArchiveAnswer::Page(page) => page,
         ArchiveAnswer::NotFound => return Err(Condition::ItemNotFound.into()),
@@ -102,7 +108,9 @@ async fn send(session: &Rc<Session>, query: &mam::Query, page: ArchivePage) {
         };
         match archived.result(query.query_id.as_deref(), &session.account.jid) {
             Some(result) => session.answer(result),
-            None => tracing::error!(account = %session.account.jid, %id, "an archived message is unreadable"),
+            None => {
+                tracing::error!(account = %session.account.jid, %id, "an archived message is unreadable")
+            }
         }
         session.resource.outbox.room().await;
     }
@@ -169,8 +177,12 @@ pub(crate) fn start_expiry(node: &Arc<NodeShared>) {
 async fn expire(node: &NodeShared) {
     let archive = &node.settings.archive;
     loop {
-        let oldest = archive.max_age.and_then(|age| SystemTime::now().checked_sub(age));
-        let expired = node.storage.expire(oldest, archive.max_messages, EXPIRY_BATCH);
+        let oldest = archive
+            .max_age
+            .and_then(|age| SystemTime::now().checked_sub(age));
+        let expired = node
+            .storage
+            .expire(oldest, archive.max_messages, EXPIRY_BATCH);
         match expired.await {
             Ok(0) => return,
             Ok(messages) => tracing::debug!(messages, "removed from archives"),

@@ -113,7 +113,11 @@ fn is_copied(message: &Stanza, direction: Direction, client: Option<&Resource>) 
             }
             true
         }
-        Copies::IfAnswer => client
-            .is_some_and(|client| client.answerable.borrow().is_answered_by(message, direction)),
+        Copies::IfAnswer => client.is_some_and(|client| {
+            client
+                .answerable
+                .borrow()
+                .is_answered_by(message, direction)
+        }),
     }
 }

@@ -158,7 +158,10 @@ impl Shard {
             let Some(cluster) = &shard.node().cluster else {
                 return;
             };
-            let rows = cluster.directory.lookup(std::slice::from_ref(&account)).await;
+            let rows = cluster
+                .directory
+                .lookup(std::slice::from_ref(&account))
+                .await;
             let own = cluster.epoch();
             let rows = rows.iter().flatten().flatten();
             let willing = rows.filter(|row| row.available && row.priority >= 0 && row.epoch != own);
@@ -173,7 +176,11 @@ impl Account {
     /// The resource here that has the highest priority of those that take messages.
     fn most_willing(&self) -> Option<Rc<Resource>> {
         let resources = self.resources.borrow();
-        let willing = resources.iter().filter(|resource| resource.takes_messages.get());
-        willing.max_by_key(|resource| resource.priority.get()).cloned()
+        let willing = resources
+            .iter()
+            .filter(|resource| resource.takes_messages.get());
+        willing
+            .max_by_key(|resource| resource.priority.get())
+            .cloned()
     }
 }

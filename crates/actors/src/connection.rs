@@ -397,7 +397,8 @@ impl Connection {
     /// Whether a stream's end need not wait for the work that is under way: when the session itself
     /// asked for it. A binding is waited for, because it makes a session.
     fn can_end_now(&self) -> bool {
-        matches!(self.end, Some(End::Ours(_) | End::Cut)) && !self.job.as_ref().is_some_and(Job::is_binding)
+        matches!(self.end, Some(End::Ours(_) | End::Cut))
+            && !self.job.as_ref().is_some_and(Job::is_binding)
     }
 
     /// When something has to have happened, if it has to.

@@ -89,7 +89,10 @@ pub(crate) fn iq(session: &Rc<Session>, parcel: Parcel) -> Taken {
             Ok(stanza.reply_result_with(uptime))
         }
         Request::CarbonsEnable | Request::CarbonsDisable => {
-            session.resource.carbons.set(request == Request::CarbonsEnable);
+            session
+                .resource
+                .carbons
+                .set(request == Request::CarbonsEnable);
             Ok(stanza.reply_result())
         }
         Request::Bind => Err(bind::Refusal::AlreadyBound.condition()),

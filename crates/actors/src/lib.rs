@@ -21,8 +21,8 @@
 pub mod account;
 pub mod admission;
 pub(crate) mod archive;
-pub(crate) mod catch_up;
 pub(crate) mod carbons;
+pub(crate) mod catch_up;
 pub mod cluster;
 pub mod connection;
 pub mod dispatch;

@@ -147,7 +147,11 @@ impl Shard {
 
     fn queue_for_log(self: &Rc<Self>, item: Item) {
         let queue = &self.log_queue;
-        *queue.recipients.borrow_mut().entry_ref(&item.to).or_default() += 1;
+        *queue
+            .recipients
+            .borrow_mut()
+            .entry_ref(&item.to)
+            .or_default() += 1;
         queue.items.borrow_mut().push_back(item);
         self.node().log_load.add();
         if !queue.is_running.replace(true) {
@@ -190,7 +194,9 @@ impl Shard {
             Ok(Vec::new().into_iter())
         } else {
             let appended = self.node().storage.append(messages, limit).await;
-            appended.map(Vec::into_iter).map_err(|e| reply::storage_error(&e))
+            appended
+                .map(Vec::into_iter)
+                .map_err(|e| reply::storage_error(&e))
         };
         let batch = self.log_queue.committing.take();
         let mut for_later = Vec::new();
@@ -265,7 +271,11 @@ impl Shard {
     }
 
     /// What storage made of a message. Returns what is to be delivered.
-    fn committed(self: &Rc<Self>, parcel: Parcel, result: Result<Stored, Refused>) -> Option<Parcel> {
+    fn committed(
+        self: &Rc<Self>,
+        parcel: Parcel,
+        result: Result<Stored, Refused>,
+    ) -> Option<Parcel> {
         match result {
             Ok(Stored { recipient, .. }) => {
                 let Some(copy) = recipient else {
@@ -312,7 +322,10 @@ impl Shard {
         });
     }
 
-    async fn deliver_to_newcomers(self: &Rc<Self>, parcels: Vec<Parcel>) -> Result<(), StanzaError> {
+    async fn deliver_to_newcomers(
+        self: &Rc<Self>,
+        parcels: Vec<Parcel>,
+    ) -> Result<(), StanzaError> {
         let Some(cluster) = &self.node().cluster else {
             return Ok(());
         };

@@ -162,7 +162,10 @@ impl Shard {
             NotResumed::Failed(Condition::ResourceConstraint, None)
         })?;
         let sequence = registered.sequence;
-        let was_available = registered.displaced.as_ref().is_some_and(|row| row.available);
+        let was_available = registered
+            .displaced
+            .as_ref()
+            .is_some_and(|row| row.available);
         if let Some(other) = registered.displaced.filter(|row| row.epoch != owner) {
             // Somebody else has bound the resource since.
             cluster.evict(&other);
@@ -229,7 +232,14 @@ fn not_resumed(refused: &ResumeRefused, h: u32) -> NotResumed {
 
 impl Shard {
     /// Another node asks for a session.
-    pub(crate) fn offer(self: &Rc<Self>, from: Epoch, request: u64, account: &BareJid, id: &str, h: u32) {
+    pub(crate) fn offer(
+        self: &Rc<Self>,
+        from: Epoch,
+        request: u64,
+        account: &BareJid,
+        id: &str,
+        h: u32,
+    ) {
         let resource = self.resumable(account, id);
         let node = Arc::clone(self.node());
         actix_rt::spawn(async move {
@@ -262,10 +272,7 @@ impl Shard {
             };
             // The new node reads the log: it must not find what the client has.
             shard.write_confirmations().await;
-            let frame = Frame::ResumeState {
-                request,
-                state,
-            };
+            let frame = Frame::ResumeState { request, state };
             reply(shard.node(), from, frame);
         });
     }

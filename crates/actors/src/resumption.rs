@@ -41,7 +41,10 @@ impl Shard {
     /// # Errors
     /// `item-not-found` unless the account has such a session; a stream error if the client claims to
     /// have got more than was sent.
-    pub(crate) async fn resume(self: Rc<Self>, request: ResumeRequest) -> Result<Bound, NotResumed> {
+    pub(crate) async fn resume(
+        self: Rc<Self>,
+        request: ResumeRequest,
+    ) -> Result<Bound, NotResumed> {
         let outcome = match self.resumable(&request.account, &request.previd) {
             Some(resource) => self.resume_here(&resource, request).await,
             None => self.fetch_session(request).await,
@@ -59,7 +62,8 @@ impl Shard {
     pub(crate) fn resumable(&self, account: &BareJid, previd: &str) -> Option<Rc<Resource>> {
         let accounts = self.accounts.borrow();
         let resources = accounts.get(account)?.resources.borrow();
-        let named = |resource: &&Rc<Resource>| resource.resume_id.borrow().as_deref() == Some(previd);
+        let named =
+            |resource: &&Rc<Resource>| resource.resume_id.borrow().as_deref() == Some(previd);
         resources.iter().find(named).cloned()
     }
 

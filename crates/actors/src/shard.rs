@@ -89,7 +89,12 @@ impl Parcel {
     }
 
     /// A stanza from another node, where it has been in the queue for the log.
-    pub(crate) fn from_frame(stanza: Stanza, hops: u8, entry: Option<LogRef>, counts: bool) -> Self {
+    pub(crate) fn from_frame(
+        stanza: Stanza,
+        hops: u8,
+        entry: Option<LogRef>,
+        counts: bool,
+    ) -> Self {
         Self {
             hops,
             entry,
@@ -368,7 +373,9 @@ impl Shard {
             *resource.presence.borrow_mut() = state.presence.clone().map(Arc::new);
             resource.priority.set(state.priority);
             resource.wants_roster.set(state.wants_roster);
-            resource.uses_roster_versions.set(state.uses_roster_versions);
+            resource
+                .uses_roster_versions
+                .set(state.uses_roster_versions);
             resource.wants_block_list.set(state.wants_block_list);
             resource.carbons.set(state.carbons);
             made = Some(Rc::clone(&resource));

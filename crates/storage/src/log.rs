@@ -110,6 +110,9 @@ pub enum Refused {
     /// There is no such account.
     #[error("there is no such account")]
     NoAccount,
+    /// The account blocks the sender (XEP-0191 §3.3), who is not its owner.
+    #[error("the account blocks the sender")]
+    Blocked,
 }
 
 /// The logs of all accounts.
@@ -155,6 +158,12 @@ pub trait LogStore {
     /// # Errors
     /// Failures only.
     async fn mark_delivered(&self, delivered: Vec<(BareJid, Vec<EntryId>)>) -> Result<(), Error>;
+
+    /// Those of the accounts that have undelivered entries.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn with_undelivered(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error>;
 
     /// Number of undelivered entries.
     ///

@@ -6,9 +6,7 @@ use actix::prelude::*;
 use rookery_features::sasl::Condition;
 use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::stanza::{Rejected, Stanza};
-use rookery_proto::stream::{
-    Frame, Framing, StreamCondition, StreamError, StreamScope, ws_frame,
-};
+use rookery_proto::stream::{Frame, Framing, StreamCondition, StreamError, StreamScope, ws_frame};
 use rookery_proto::xml::Element;
 
 use super::ending::End;
@@ -264,11 +262,7 @@ impl Connection {
                 };
                 self.job = Some(Job::bind(self.shard.clone(), request, iq));
             }
-            Action::Resume {
-                account,
-                previd,
-                h,
-            } => {
+            Action::Resume { account, previd, h } => {
                 let request = ResumeRequest {
                     account,
                     previd,
@@ -442,9 +436,7 @@ impl Connection {
                 self.is_bound(*bound);
                 Action::Continue
             }
-            Found::Resumed(Err(refused)) => {
-                negotiation.not_resumed(&refused, output)
-            }
+            Found::Resumed(Err(refused)) => negotiation.not_resumed(&refused, output),
         };
         let rest = std::mem::take(&mut self.rest);
         let mut unread = &rest[..];

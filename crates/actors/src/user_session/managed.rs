@@ -65,13 +65,17 @@ impl Session {
     /// Whether the session outlives its connection.
     pub(crate) fn may_be_resumed(&self) -> bool {
         let managed = self.managed.borrow();
-        managed.as_ref().is_some_and(|managed| managed.max.is_some())
+        managed
+            .as_ref()
+            .is_some_and(|managed| managed.max.is_some())
     }
 
     /// The client's stanzas, if they are counted.
     pub(super) fn receipts(&self) -> Option<Arc<Receipts>> {
         let managed = self.managed.borrow();
-        managed.as_ref().map(|managed| Arc::clone(&managed.receipts))
+        managed
+            .as_ref()
+            .map(|managed| Arc::clone(&managed.receipts))
     }
 
     /// An element of stream management from the client.
@@ -334,7 +338,12 @@ impl Handler<Give> for UserSession {
         if self.ended || self.connection.is_some() {
             return None;
         }
-        let max = self.session.managed.borrow().as_ref().and_then(|managed| managed.max)?;
+        let max = self
+            .session
+            .managed
+            .borrow()
+            .as_ref()
+            .and_then(|managed| managed.max)?;
         let handled = self.session.receipts()?.h();
         self.stop_waiting(ctx);
         self.ended = true;

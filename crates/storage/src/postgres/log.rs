@@ -72,6 +72,25 @@ impl LogStore for PostgresStorage {
         result
     }
 
+    async fn with_undelivered(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error> {
+        let names: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+        self.read("with_undelivered", async move |mut lease: Lease| {
+            let rows = lease
+                .query(
+                    "SELECT a.jid FROM account a JOIN log l ON l.account = a.id
+                     WHERE a.jid = ANY ($1::text[]) AND l.undelivered > 0",
+                    &[&names],
+                )
+                .await?;
+            let account = |row| {
+                let jid: &str = get(row, 0)?;
+                BareJid::parse(jid).map_err(|error| Error::corrupt("address", error))
+            };
+            rows.iter().map(account).collect()
+        })
+        .await
+    }
+
     async fn undelivered_count(&self, account: &BareJid) -> Result<u64, Error> {
         let account = account.clone();
         self.read("undelivered_count", async move |mut lease: Lease| {

@@ -47,6 +47,9 @@ struct Log {
     exceptions: bool,
     /// Contacts, of those that the batch asks for; only filled where the preferences need it.
     contacts: HashSet<String>,
+    /// Whether the account blocks anybody, and whom.
+    has_blocked: bool,
+    blocked: HashSet<String>,
     added: i64,
     changed: bool,
 }
@@ -133,7 +136,8 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
                  )
                  SELECT array_agg(account), array_agg(last), array_agg(undelivered),
                      array_agg(latest), array_agg(disorder), array_agg(archive_default),
-                     array_agg(exceptions)
+                     array_agg(exceptions), array_agg(EXISTS (
+                         SELECT 1 FROM blocked b WHERE b.account = l.account))
                  FROM l",
                 &[&numbers],
             )
@@ -141,6 +145,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
         let mut logs = Logs::read(&rows)?;
         if logs.logs.len() == numbers.len() {
             logs.learn_preferences(lease, accounts, batch).await?;
+            logs.learn_blocked(lease).await?;
             return Ok(logs);
         }
         // An account was deleted, and perhaps there is one of its name again.
@@ -222,6 +227,7 @@ impl Logs {
         let (last, undelivered) = (column(1)?, column(2)?);
         let (latest, disorder, default) = (column(3)?, column(4)?, column(5)?);
         let exceptions: Vec<bool> = get(row, 6)?;
+        let has_blocked: Vec<bool> = get(row, 7)?;
         for (place, account) in accounts.into_iter().enumerate() {
             logs.places.insert(account, place);
             logs.logs.push(Log {
@@ -236,6 +242,8 @@ impl Logs {
                 },
                 exceptions: exceptions[place],
                 contacts: HashSet::new(),
+                has_blocked: has_blocked[place],
+                blocked: HashSet::new(),
                 added: 0,
                 changed: false,
             });
@@ -298,6 +306,27 @@ impl Logs {
         Ok(())
     }
 
+    /// Reads whom accounts block that block anybody.
+    async fn learn_blocked(&mut self, lease: &mut Lease) -> Result<(), Error> {
+        let blocking = self.logs.iter().filter(|log| log.has_blocked);
+        let blocking: Vec<i64> = blocking.map(|log| log.account).collect();
+        if blocking.is_empty() {
+            return Ok(());
+        }
+        let rows = lease
+            .query(
+                "SELECT account, jid FROM blocked WHERE account = ANY ($1::bigint[])",
+                &[&blocking],
+            )
+            .await?;
+        for row in &rows {
+            if let Some(place) = self.places.get(&get(row, 0)?) {
+                self.logs[*place].blocked.insert(get(row, 1)?);
+            }
+        }
+        Ok(())
+    }
+
     fn find(&self, accounts: &Accounts, account: &BareJid) -> Option<usize> {
         let number = accounts.numbers.get(account)?;
         self.places.get(number).copied()
@@ -316,6 +345,9 @@ impl Logs {
             let place = self
                 .find(accounts, &copy.account)
                 .ok_or(Refused::NoAccount)?;
+            if self.logs[place].blocks(copy) {
+                return Err(Refused::Blocked);
+            }
             self.logs[place].check(copy, limit)?;
             received = Some((place, copy));
         }
@@ -378,6 +410,14 @@ impl Log {
             id: EntryId(to_u64(self.last)),
             archived,
         })
+    }
+
+    /// Whether the account blocks the one whom a message comes from (XEP-0191 §3.3).
+    fn blocks(&self, copy: &LogCopy) -> bool {
+        let peer = &copy.peer;
+        let names = [peer.as_str(), peer.bare_str(), peer.domain()];
+        peer.bare_str() != copy.account.as_str()
+            && names.iter().any(|name| self.blocked.contains(*name))
     }
 
     /// Whether the account's preferences want messages with `peer` archived.

@@ -21,14 +21,20 @@ impl BlockStore for SqliteStorage {
     async fn block(&self, account: &BareJid, jids: &[Jid]) -> Result<Vec<Jid>, Error> {
         let (account, jids) = (account.clone(), jids.to_vec());
         let limit = self.options.max_blocked;
-        self.write("block", move |db| block(db, &account, jids, limit))
-            .await
+        self.write_with_logs("block", move |db, logs| {
+            logs.forget(&account);
+            block(db, &account, jids, limit)
+        })
+        .await
     }
 
     async fn unblock(&self, account: &BareJid, jids: Option<&[Jid]>) -> Result<Vec<Jid>, Error> {
         let (account, jids) = (account.clone(), jids.map(<[Jid]>::to_vec));
-        self.write("unblock", move |db| unblock(db, &account, jids))
-            .await
+        self.write_with_logs("unblock", move |db, logs| {
+            logs.forget(&account);
+            unblock(db, &account, jids)
+        })
+        .await
     }
 }
 

@@ -67,6 +67,22 @@ impl LogStore for SqliteStorage {
         Ok(())
     }
 
+    async fn with_undelivered(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error> {
+        let mut accounts = accounts.to_vec();
+        self.read("with_undelivered", move |db| {
+            let mut failed = None;
+            accounts.retain(|account| match undelivered_count(db, account) {
+                Ok(count) => count > 0,
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            });
+            failed.map_or(Ok(accounts), Err)
+        })
+        .await
+    }
+
     async fn undelivered_count(&self, account: &BareJid) -> Result<u64, Error> {
         let account = account.clone();
         self.read("undelivered_count", move |db| {

@@ -67,6 +67,8 @@ struct Log {
     latest: i64,
     disorder: i64,
     preferences: ArchivePreferences,
+    /// Whether the account blocks anybody.
+    has_blocked: bool,
     changed: bool,
     /// Entries since the mark was stored.
     since_mark: usize,
@@ -172,6 +174,9 @@ impl Logs {
             let Some(place) = self.place(db, &copy.account)? else {
                 return Ok(Err(Refused::NoAccount));
             };
+            if self.logs[place].blocks(db, copy)? {
+                return Ok(Err(Refused::Blocked));
+            }
             if self.is_full(place, copy, limit) {
                 return Ok(Err(Refused::Full));
             }
@@ -365,7 +370,8 @@ impl Log {
     fn load(db: &Connection, account: &BareJid) -> Result<Option<Self>, Error> {
         let row = db
             .prepare_cached(
-                "SELECT l.account, l.delivered, l.ahead, l.disorder, l.archive_default, l.exceptions
+                "SELECT l.account, l.delivered, l.ahead, l.disorder, l.archive_default, l.exceptions,
+                     EXISTS (SELECT 1 FROM blocked b WHERE b.account = l.account)
                  FROM account a JOIN log l ON l.account = a.id WHERE a.jid = ?1",
             )?
             .query_row([account.as_str()], |row| {
@@ -376,10 +382,12 @@ impl Log {
                     row.get(3)?,
                     row.get(4)?,
                     row.get::<_, bool>(5)?,
+                    row.get(6)?,
                 ))
             })
             .optional()?;
-        let Some((account, delivered, ahead, disorder, default, exceptions)) = row else {
+        let Some((account, delivered, ahead, disorder, default, exceptions, has_blocked)) = row
+        else {
             return Ok(None);
         };
         let ahead = from_blob(&ahead.unwrap_or_default())?;
@@ -419,9 +427,26 @@ impl Log {
             latest: newest.map_or(i64::MIN, |at| at.saturating_add(disorder)),
             disorder,
             preferences,
+            has_blocked,
             changed: false,
             since_mark,
         }))
+    }
+
+    /// Whether the account blocks the one whom a message comes from (XEP-0191 §3.3).
+    fn blocks(&self, db: &Connection, copy: &LogCopy) -> Result<bool, Error> {
+        let peer = &copy.peer;
+        if !self.has_blocked || peer.bare_str() == copy.account.as_str() {
+            return Ok(false);
+        }
+        Ok(db
+            .prepare_cached("SELECT 1 FROM blocked WHERE account = ?1 AND jid IN (?2, ?3, ?4)")?
+            .exists(params![
+                self.account,
+                peer.as_str(),
+                peer.bare_str(),
+                peer.domain()
+            ])?)
     }
 
     /// Whether the account's preferences want messages with `peer` archived.

@@ -474,3 +474,41 @@ pub(crate) async fn one_append_may_be_large(place: Place) {
         long
     );
 }
+
+/// XEP-0191 §3.3
+pub(crate) async fn a_blocked_sender_is_refused(place: Place) {
+    let storage = place.open().await;
+    let (ann, bob) = (bare("ann@localhost"), bare("bob@localhost"));
+    add(&storage, &["ann", "bob"]).await;
+    let message = || chat("ann@localhost/desk", "bob@localhost", "hi");
+    let result = async |message: NewMessage| storage.append(vec![message], 10).await.unwrap()[0];
+    result(message()).await.unwrap();
+    for blocked in ["ann@localhost/desk", "ann@localhost", "localhost"] {
+        storage.block(&bob, &[jid(blocked)]).await.unwrap();
+
+        assert_eq!(result(message()).await, Err(Refused::Blocked), "{blocked}");
+        // Nobody blocks oneself.
+        let own = chat("bob@localhost/tv", "bob@localhost", "note");
+        result(own).await.unwrap();
+        storage.unblock(&bob, None).await.unwrap();
+        result(message()).await.unwrap();
+    }
+    let others = [jid("ann@localhost/tv"), jid("eve@localhost")];
+    storage.block(&bob, &others).await.unwrap();
+    result(message()).await.unwrap();
+    // What was refused is in neither log.
+    assert_eq!(super::archive::all(&storage, &ann).await.len(), 5);
+}
+
+pub(crate) async fn accounts_with_undelivered_entries_are_found(place: Place) {
+    let storage = place.open().await;
+    add(&storage, &["ann", "bob", "eve"]).await;
+    append(&storage, offline("ann@localhost", "1")).await;
+    let delivered = append(&storage, offline("bob@localhost", "2")).await;
+    mark(&storage, &bare("bob@localhost"), &[delivered]).await;
+
+    let asked = ["bob", "ann", "eve", "nobody"].map(|name| bare(&format!("{name}@localhost")));
+    let found = storage.with_undelivered(&asked).await.unwrap();
+    assert_eq!(found, [bare("ann@localhost")]);
+    assert!(storage.with_undelivered(&[]).await.unwrap().is_empty());
+}

@@ -168,6 +168,8 @@ macro_rules! run_suite {
             blocks: a_block_list_has_a_limit_and_is_then_left_as_it_was,
             log: entries_come_back_in_order_with_all_they_hold,
             log: undelivered_entries_are_read_in_pages,
+            log: a_blocked_sender_is_refused,
+            log: accounts_with_undelivered_entries_are_found,
             log: both_ends_get_a_copy,
             log: a_message_to_oneself_may_have_two_copies,
             log: what_nobody_keeps_is_not_stored,
