@@ -38,6 +38,8 @@ pub struct Feature {
     pub gaps: &'static str,
     /// What service discovery announces for the server (XEP-0030 §3.1).
     pub namespaces: &'static [&'static str],
+    /// What it announces for the bare JID of an account.
+    pub account_namespaces: &'static [&'static str],
 }
 
 impl Feature {
@@ -54,6 +56,7 @@ impl Feature {
             status: Status::Full,
             gaps: "",
             namespaces,
+            account_namespaces: &[],
         }
     }
 
@@ -79,6 +82,13 @@ impl Feature {
     #[must_use]
     pub const fn titled(mut self, title: &'static str) -> Self {
         self.title = title;
+        self
+    }
+
+    /// The same feature with what is announced for the bare JID of an account.
+    #[must_use]
+    pub const fn on_accounts(mut self, namespaces: &'static [&'static str]) -> Self {
+        self.account_namespaces = namespaces;
         self
     }
 
@@ -112,10 +122,16 @@ impl Feature {
 /// Everything that service discovery announces for the server, sorted as XEP-0115 §5.1 sorts and
 /// without repetitions.
 pub fn announced(features: &[Feature]) -> Vec<&'static str> {
-    let mut namespaces: Vec<_> = features
-        .iter()
-        .flat_map(|feature| feature.namespaces.iter().copied())
-        .collect();
+    sorted(features.iter().map(|feature| feature.namespaces))
+}
+
+/// The same for the bare JID of an account.
+pub fn announced_on_accounts(features: &[Feature]) -> Vec<&'static str> {
+    sorted(features.iter().map(|feature| feature.account_namespaces))
+}
+
+fn sorted(lists: impl Iterator<Item = &'static [&'static str]>) -> Vec<&'static str> {
+    let mut namespaces: Vec<_> = lists.flatten().copied().collect();
     namespaces.sort_unstable();
     namespaces.dedup();
     namespaces
@@ -159,6 +175,7 @@ mod tests {
     const SAMPLE: [Feature; 2] = [
         Feature::rfc(6121, &["b", "a"]).titled("Instant Messaging"),
         Feature::partial(30, "2.5.0", &["a"])
+            .on_accounts(&["d", "c"])
             .titled("Service Discovery")
             .without("walking"),
     ];
@@ -166,6 +183,7 @@ mod tests {
     #[test]
     fn announced_namespaces_are_sorted_and_appear_once() {
         assert_eq!(announced(&SAMPLE), ["a", "b"]);
+        assert_eq!(announced_on_accounts(&SAMPLE), ["c", "d"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 pub mod bind;
 pub mod feature;
 pub mod iq;
+mod nonza;
 pub mod stream_features;
 
 pub mod delivery;
@@ -50,6 +51,7 @@ pub mod xep0280_carbons;
 pub mod xep0297_forwarding;
 pub mod xep0313_mam;
 pub mod xep0334_hints;
+pub mod xep0352_csi;
 pub mod xep0359_stanza_ids;
 pub mod xep0440_channel_binding;
 pub mod xep0441_preferences;

@@ -13,7 +13,7 @@ use rookery_proto::xml::Element;
 use crate::feature::Feature;
 
 /// Announced in service discovery and listed in the README.
-pub const FEATURE: Feature = Feature::full(12, "2.0", &[NS]);
+pub const FEATURE: Feature = Feature::full(12, "2.0", &[NS]).on_accounts(&[NS]);
 
 /// Namespace of the requests.
 pub const NS: &str = "jabber:iq:last";

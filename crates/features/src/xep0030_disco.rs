@@ -9,11 +9,12 @@ use rookery_proto::error::Condition;
 use rookery_proto::stanza::Stanza;
 use rookery_proto::xml::Element;
 
-use crate::feature::{Feature, announced};
-use crate::{xep0012_last, xep0054_vcard, xep0115_caps};
+use crate::feature::{Feature, announced, announced_on_accounts};
+use crate::xep0115_caps;
 
 /// Announced in service discovery and listed in the README.
-pub const FEATURE: Feature = Feature::full(30, "2.5.0", &[NS_INFO, NS_ITEMS]);
+pub const FEATURE: Feature =
+    Feature::full(30, "2.5.0", &[NS_INFO, NS_ITEMS]).on_accounts(&[NS_INFO, NS_ITEMS]);
 
 /// Namespace of the requests about an entity itself.
 pub const NS_INFO: &str = "http://jabber.org/protocol/disco#info";
@@ -57,16 +58,13 @@ impl Info {
 
     /// What an account's bare JID is: that which the server answers on its behalf.
     pub fn of_account() -> &'static Self {
-        static ACCOUNT: LazyLock<Info> = LazyLock::new(|| {
-            let features = [FEATURE, xep0012_last::FEATURE, xep0054_vcard::FEATURE];
-            Info {
-                identities: vec![Identity {
-                    category: "account",
-                    kind: "registered",
-                    name: "",
-                }],
-                features: announced(&features),
-            }
+        static ACCOUNT: LazyLock<Info> = LazyLock::new(|| Info {
+            identities: vec![Identity {
+                category: "account",
+                kind: "registered",
+                name: "",
+            }],
+            features: announced_on_accounts(crate::ALL),
         });
         &ACCOUNT
     }

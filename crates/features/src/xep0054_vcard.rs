@@ -10,7 +10,7 @@ use rookery_proto::xml::Element;
 use crate::feature::Feature;
 
 /// Announced in service discovery and listed in the README.
-pub const FEATURE: Feature = Feature::full(54, "1.3.0", &[NS]);
+pub const FEATURE: Feature = Feature::full(54, "1.3.0", &[NS]).on_accounts(&[NS]);
 
 /// Namespace of `<vCard/>`.
 pub const NS: &str = "vcard-temp";
