@@ -5,3 +5,6 @@ mod messages;
 mod presence;
 mod sessions;
 mod slixmpp;
+
+// To come with issue 3; it compiles, and fails until the server can do it:
+// mod moving;

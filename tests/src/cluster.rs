@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::client::managed::Broken;
 use crate::client::{Client, Registry};
 use crate::server::{Accounts, TestServer};
 use crate::services::{Postgres, Redis};
@@ -74,5 +75,15 @@ impl TestCluster {
     /// A resource on a node, without presence.
     pub async fn bound(&self, node: usize, who: &str) -> Client {
         self.nodes[node].bound(who).await
+    }
+
+    /// A resource under stream management on a node, with initial presence.
+    pub async fn managed_online(&self, node: usize, who: &str) -> Client {
+        self.nodes[node].managed_online(who).await
+    }
+
+    /// Resumes a session on a node, which must work.
+    pub async fn resume(&self, node: usize, broken: Broken) -> Client {
+        self.nodes[node].resume(broken).await
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
+use crate::client::managed::{Broken, Refusal};
 use crate::client::{Client, Login, Registry, Security};
 use crate::http::{self, Response};
 use crate::services::signal;
@@ -195,6 +196,52 @@ impl TestServer {
         let mut client = self.bound_by(who, security).await;
         client.become_available().await;
         client
+    }
+
+    /// A resource under stream management, with resumption, that has not sent presence.
+    pub async fn managed(&self, who: &str) -> Client {
+        let mut client = self.bound(who).await;
+        client.enable_management().await;
+        client
+    }
+
+    /// As [`Self::managed`], with initial presence.
+    pub async fn managed_online(&self, who: &str) -> Client {
+        let mut client = self.managed(who).await;
+        client.become_available().await;
+        client
+    }
+
+    /// Resumes a session here, which must work.
+    pub async fn resume(&self, broken: Broken) -> Client {
+        match self.try_resume(broken).await {
+            Ok(client) => client,
+            Err(refusal) => panic!("resumption was refused: {refusal:?}"),
+        }
+    }
+
+    /// Tries to resume a session here.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn try_resume(&self, broken: Broken) -> Result<Client, Box<Refusal>> {
+        let login = self.login_of(broken.jid()).await;
+        broken.try_resume(&login, self.address("c2s")).await
+    }
+
+    /// Binds the resource anew on the stream of a refused resumption, without presence.
+    pub async fn bind_instead(&self, refusal: Refusal) -> Client {
+        let jid = refusal.broken.jid().to_owned();
+        refusal.broken.forget();
+        let client = self.login_of(&jid).await.bind_on(refusal.wire).await;
+        client.registered(&self.registry)
+    }
+
+    /// How the user of a full JID logs in with its resource.
+    pub async fn login_of(&self, jid: &str) -> Login {
+        let (name, rest) = jid.split_once('@').expect("a user's JID");
+        let (_, resource) = rest.split_once('/').expect("a full JID");
+        self.login(name).await.resource(resource)
     }
 
     /// Runs a subcommand of the binary on this server's data.
