@@ -2,6 +2,7 @@
 
 mod failures;
 mod messages;
+mod network_cuts;
 mod presence;
 mod sessions;
 mod slixmpp;

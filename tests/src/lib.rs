@@ -17,7 +17,9 @@
 pub mod client;
 pub mod cluster;
 pub mod http;
+pub mod netns;
 pub mod pattern;
+pub mod place;
 pub mod prelude;
 pub mod proxy;
 pub mod python;
