@@ -1,5 +1,8 @@
 //! A logged-in resource that ignores nothing, and the ways to log in.
 
+pub mod archive;
+pub mod managed;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, Weak};
@@ -11,8 +14,10 @@ use rustls::ClientConfig;
 use crate::pattern::{self, Pattern};
 use crate::scram::{self, Hash, Scram};
 use crate::stanza::{self, BLOCKING, CLIENT, PING, ROSTER};
+use crate::stream_management::is_stanza;
 use crate::tls::client_config;
 use crate::wire::{Event, SASL, STREAM, STREAM_ERRORS, TLS, Wire};
+use managed::Managed;
 
 /// Namespace of resource binding.
 pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
@@ -183,11 +188,16 @@ impl Login {
 
     /// Logs in and binds a resource, without sending presence.
     pub async fn bind(&self, address: SocketAddr) -> Client {
-        let (mut wire, features) = self.authenticate(address).await;
+        let (wire, features) = self.authenticate(address).await;
         assert!(
             features.child("bind", BIND).is_some(),
             "binding is not offered: {features:?}"
         );
+        self.bind_on(wire).await
+    }
+
+    /// Binds a resource on a stream that is logged in.
+    pub async fn bind_on(&self, mut wire: Wire) -> Client {
         let resource = self
             .resource
             .as_deref()
@@ -284,6 +294,8 @@ pub struct Client {
     entry: Arc<Mutex<Entry>>,
     registry: Registry,
     requests: u32,
+    /// Stream management, once it is enabled.
+    managed: Option<Managed>,
     ended: bool,
 }
 
@@ -303,6 +315,7 @@ impl Client {
             entry,
             registry,
             requests: 0,
+            managed: None,
             ended: false,
         }
     }
@@ -356,12 +369,21 @@ impl Client {
 
     /// Sends a stanza.
     pub async fn send(&mut self, stanza: Element) {
-        let parent = if self.wire.is_websocket() { "" } else { CLIENT };
-        self.wire.send(&stanza.to_xml(parent)).await;
+        let text = self.wire.write(&stanza);
+        if let Some(managed) = &mut self.managed {
+            managed.counts.send(stanza);
+        }
+        self.wire.send(&text).await;
     }
 
-    /// Sends text as it is.
+    /// Sends text as it is: under stream management whole stanzas, which are counted.
     pub async fn send_raw(&mut self, text: &str) {
+        if let Some(managed) = &mut self.managed {
+            let stanzas = Element::parse(&format!("<all>{text}</all>"), CLIENT);
+            let stanzas = stanzas.unwrap_or_else(|e| panic!("cannot be counted: {e}: {text}"));
+            let stanzas = stanzas.into_children().filter(is_stanza);
+            stanzas.for_each(|stanza| managed.counts.send(stanza));
+        }
         self.wire.send(text).await;
     }
 
@@ -416,8 +438,9 @@ impl Client {
     pub async fn expect_nothing_from(&mut self, other: &mut Client) {
         other.requests += 1;
         let body = format!("barrier {}", other.requests);
+        // A headline: nobody copies or archives it.
         let barrier =
-            stanza::message("normal", &self.jid).with_child(stanza::text("body", CLIENT, &body));
+            stanza::message("headline", &self.jid).with_child(stanza::text("body", CLIENT, &body));
         other.send(barrier).await;
         self.expect(pattern::message_from(&other.jid).body(&body))
             .await;
@@ -434,8 +457,7 @@ impl Client {
     /// Sends an IQ, with an id of its own if it has none, and expects its answer next.
     pub async fn request(&mut self, mut iq: Element) -> Element {
         if iq.attr("id").is_none() {
-            self.requests += 1;
-            iq.set_attr("id", format!("{}-{}", self.resource(), self.requests));
+            iq.set_attr("id", self.next_id());
         }
         let id = iq.attr("id").expect("just set").to_owned();
         self.send(iq).await;
@@ -478,8 +500,8 @@ impl Client {
         query.children().cloned().collect()
     }
 
-    /// Expects a stream error and the end.
-    pub async fn expect_stream_error(&mut self, condition: &str) {
+    /// Expects a stream error and the end; returns the error.
+    pub async fn expect_stream_error(&mut self, condition: &str) -> Element {
         let error = self.next(&condition).await;
         assert!(
             error.is("error", STREAM) && error.child(condition, STREAM_ERRORS).is_some(),
@@ -488,6 +510,7 @@ impl Client {
         );
         self.wire.expect_close().await;
         self.ended = true;
+        error
     }
 
     /// As [`Self::expect_stream_error`], where the server may have closed while we were still sending,
@@ -519,7 +542,7 @@ impl Client {
         loop {
             let event = match self.queue.pop_front() {
                 Some(stanza) => Event::Element(stanza),
-                None => self.wire.next().await,
+                None => crate::within("the stream's end", self.receive()).await,
             };
             match event {
                 Event::Close => break,
@@ -540,6 +563,12 @@ impl Client {
 
     fn is_available(&self) -> bool {
         self.entry.lock().expect("not poisoned").available
+    }
+
+    /// An id for a request.
+    fn next_id(&mut self) -> String {
+        self.requests += 1;
+        format!("{}-{}", self.resource(), self.requests)
     }
 
     fn resource(&self) -> &str {
@@ -569,7 +598,7 @@ impl Client {
                 stanza
             } else {
                 let what = format!("{} to receive {expected:?}", self.jid);
-                match crate::within(&what, self.wire.receive()).await {
+                match crate::within(&what, self.receive()).await {
                     Event::Element(stanza) => stanza,
                     other => {
                         self.ended = true;
@@ -618,7 +647,7 @@ impl Drop for Client {
         if self.is_available() {
             self.registry.announce(&self.jid, pattern::unavailable_from);
         }
-        while let Some(Event::Element(stanza)) = self.wire.receive().now_or_never() {
+        while let Some(Event::Element(stanza)) = self.receive().now_or_never() {
             self.queue.push_back(stanza);
         }
         let farewell = pattern::Pattern::new("presence").kind("unavailable");

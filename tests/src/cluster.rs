@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::client::managed::Broken;
 use crate::client::{Client, Registry};
+use crate::netns::Network;
+use crate::place::Place;
 use crate::server::{Accounts, TestServer};
 use crate::services::{Postgres, Redis};
 
@@ -12,7 +15,41 @@ pub struct TestCluster {
     /// The directory and the bus.
     pub redis: Redis,
     database: String,
-    _postgres: Arc<Postgres>,
+    postgres: Database,
+    /// Dropped last: what is in it has ended.
+    network: Option<Network>,
+}
+
+/// The PostgreSQL of a cluster.
+enum Database {
+    /// One that other tests use, too.
+    Shared(Arc<Postgres>),
+    /// One that may be stopped.
+    Own(Postgres),
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    settings: Vec<String>,
+    own_database: bool,
+}
+
+impl Plan {
+    /// Nodes with these settings, each `section.key=value`.
+    pub fn new(settings: &[&str]) -> Self {
+        Self {
+            settings: settings.iter().map(|&s| s.to_owned()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// With a PostgreSQL that no other test uses, so that it may be stopped.
+    #[must_use]
+    pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
 }
 
 impl TestCluster {
@@ -23,9 +60,42 @@ impl TestCluster {
 
     /// Starts a cluster whose nodes have these settings, each `section.key=value`.
     pub async fn with(size: usize, settings: &[&str]) -> Self {
-        let postgres = Postgres::shared().await;
-        let database = postgres.database().await;
+        Self::planned(size, &Plan::new(settings)).await
+    }
+
+    /// Starts a cluster by a plan.
+    pub async fn planned(size: usize, plan: &Plan) -> Self {
         let redis = Redis::start().await;
+        let postgres = if plan.own_database {
+            Database::Own(Postgres::start().await)
+        } else {
+            Database::Shared(Postgres::shared().await)
+        };
+        Self::of(size, &plan.settings, redis, postgres, None).await
+    }
+
+    /// Starts a cluster in a network whose links can be cut; `None`, and a line that says why, where
+    /// that is not permitted.
+    pub async fn in_network(size: usize, settings: &[&str]) -> Option<Self> {
+        let network = Network::create(size)?;
+        let redis = Redis::start_at(network.redis_place()).await;
+        let postgres = Postgres::start_at(network.postgres_place()).await;
+        let settings: Vec<String> = settings.iter().map(|&s| s.to_owned()).collect();
+        let postgres = Database::Own(postgres);
+        Some(Self::of(size, &settings, redis, postgres, Some(network)).await)
+    }
+
+    async fn of(
+        size: usize,
+        settings: &[String],
+        redis: Redis,
+        postgres: Database,
+        network: Option<Network>,
+    ) -> Self {
+        let database = match &postgres {
+            Database::Shared(postgres) => postgres.database().await,
+            Database::Own(postgres) => postgres.database().await,
+        };
         let (accounts, registry) = (Accounts::default(), Registry::default());
         let mut nodes = Vec::new();
         for number in 0..size {
@@ -34,15 +104,32 @@ impl TestCluster {
                 format!("cluster.redis={}", redis.url()),
                 format!("cluster.node=node{number}"),
             ];
-            let settings = settings.iter().map(|&s| s.to_owned());
-            let settings = own.into_iter().chain(settings).collect();
-            nodes.push(TestServer::node(settings, accounts.clone(), registry.clone()).await);
+            let settings = own.into_iter().chain(settings.iter().cloned()).collect();
+            let place = match &network {
+                Some(network) => network.node_place(number),
+                None => Place::loopback(),
+            };
+            nodes.push(TestServer::node(place, settings, accounts.clone(), registry.clone()).await);
         }
         Self {
             nodes,
             redis,
             database,
-            _postgres: postgres,
+            postgres,
+            network,
+        }
+    }
+
+    /// The network that the cluster runs in.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("made by in_network")
+    }
+
+    /// The cluster's own PostgreSQL.
+    pub fn postgres(&mut self) -> &mut Postgres {
+        match &mut self.postgres {
+            Database::Own(postgres) => postgres,
+            Database::Shared(_) => panic!("other tests use this PostgreSQL"),
         }
     }
 
@@ -74,5 +161,15 @@ impl TestCluster {
     /// A resource on a node, without presence.
     pub async fn bound(&self, node: usize, who: &str) -> Client {
         self.nodes[node].bound(who).await
+    }
+
+    /// A resource under stream management on a node, with initial presence.
+    pub async fn managed_online(&self, node: usize, who: &str) -> Client {
+        self.nodes[node].managed_online(who).await
+    }
+
+    /// Resumes a session on a node, which must work.
+    pub async fn resume(&self, node: usize, broken: Broken) -> Client {
+        self.nodes[node].resume(broken).await
     }
 }

@@ -3,7 +3,8 @@
 //! - [`TestServer`] runs one `rookery` process on free ports in a directory of its own;
 //!   [`TestCluster`] runs several on a private Redis and PostgreSQL.
 //! - [`Client`] is a logged-in resource. It sends its initial presence, and a stanza that the test
-//!   did not ask for fails the test. [`Login`] says how it connects and authenticates.
+//!   did not ask for fails the test. [`Login`] says how it connects and authenticates. Under stream
+//!   management it counts, and a [`Broken`] one can be resumed. [`archive`] has the queries of XEP-0313.
 //! - [`Wire`] is a stream without a login, for what happens before one and for hostile input.
 //! - [`Pattern`] describes an expected stanza; [`stanza`] builds the ones to send.
 //!
@@ -16,17 +17,22 @@
 pub mod client;
 pub mod cluster;
 pub mod http;
+pub mod netns;
 pub mod pattern;
+pub mod place;
 pub mod prelude;
+pub mod proxy;
 pub mod python;
 pub mod scram;
 pub mod server;
 pub mod services;
 pub mod stanza;
+pub mod stream_management;
 pub mod tls;
 pub mod wire;
 
-pub use client::{Client, Login, Security};
+pub use client::managed::Broken;
+pub use client::{Client, Login, Security, archive};
 pub use cluster::TestCluster;
 pub use pattern::Pattern;
 pub use server::TestServer;

@@ -2,7 +2,8 @@
 
 use rookery_proto::xml::Element;
 
-use crate::stanza::{BLOCKING, CLIENT, ROSTER};
+use crate::client::archive::FORWARD;
+use crate::stanza::{BLOCKING, CARBONS, CLIENT, ROSTER};
 
 /// Namespace of the conditions in stanza errors.
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
@@ -215,4 +216,16 @@ pub fn block_push(kind: &'static str, jids: &[&str]) -> Pattern {
                     .eq(jids.iter())
             })
         })
+}
+
+/// A copy of a message for another resource of the account (XEP-0280): `received` or `sent`, and what
+/// the message was.
+pub fn carbon(account: &str, direction: &'static str, original: Pattern) -> Pattern {
+    let claim = format!("a copy, {direction}, of {original:?}");
+    message_from(account).that(claim, move |e| {
+        e.child(direction, CARBONS)
+            .and_then(|copy| copy.child("forwarded", FORWARD))
+            .and_then(|forwarded| forwarded.child("message", CLIENT))
+            .is_some_and(|message| original.matches(message))
+    })
 }

@@ -8,20 +8,26 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
+use crate::client::managed::{Broken, Refusal};
 use crate::client::{Client, Login, Registry, Security};
 use crate::http::{self, Response};
+use crate::place::Place;
 use crate::services::signal;
 use crate::wire::Wire;
 use crate::{eventually, within};
 
-/// Listeners on free ports of the loopback interface, told in the file of ports.
-const LISTENERS: [&str; 5] = [
-    r#"c2s.listen=["127.0.0.1:0"]"#,
-    r#"c2s.direct_tls_listen=["127.0.0.1:0"]"#,
-    r#"http.listen=["127.0.0.1:0"]"#,
-    r#"http.tls_listen=["127.0.0.1:0"]"#,
-    r#"admin.listen=["127.0.0.1:0"]"#,
-];
+/// Listeners on free ports of a place, told in the file of ports.
+fn listeners(place: &Place) -> Vec<String> {
+    [
+        "c2s.listen",
+        "c2s.direct_tls_listen",
+        "http.listen",
+        "http.tls_listen",
+        "admin.listen",
+    ]
+    .map(|key| format!(r#"{key}=["{}:0"]"#, place.address()))
+    .to_vec()
+}
 
 /// The accounts that exist, on whichever node they were made.
 #[derive(Clone, Default)]
@@ -30,6 +36,7 @@ pub(crate) struct Accounts(Arc<Mutex<HashSet<String>>>);
 /// A running server. It is killed when it is dropped, and its log is shown if the test failed.
 pub struct TestServer {
     process: Option<Child>,
+    place: Place,
     settings: Vec<String>,
     ports: HashMap<String, SocketAddr>,
     accounts: Accounts,
@@ -46,11 +53,13 @@ impl TestServer {
     /// Starts a server with settings, each `section.key=value`.
     pub async fn with(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&s| s.to_owned()).collect();
-        Self::node(settings, Accounts::default(), Registry::default()).await
+        let place = Place::loopback();
+        Self::node(place, settings, Accounts::default(), Registry::default()).await
     }
 
     /// Starts a server that shares accounts and clients with others.
     pub(crate) async fn node(
+        place: Place,
         settings: Vec<String>,
         accounts: Accounts,
         registry: Registry,
@@ -62,6 +71,7 @@ impl TestServer {
         let ports = HashMap::new();
         let mut server = Self {
             process: None,
+            place,
             settings,
             ports,
             accounts,
@@ -82,12 +92,14 @@ impl TestServer {
             .append(true)
             .open(self.log_file());
         let log = log.expect("a log file");
-        let mut command = self.command("serve");
+        let mut command = rookery_at(&self.place);
         command
+            .arg("serve")
+            .current_dir(self.dir.path())
             .arg("--set")
             .arg(format!("server.ports_file={}", ports_file.display()));
-        for listener in LISTENERS {
-            command.args(["--set", listener]);
+        for listener in listeners(&self.place) {
+            command.args(["--set", &listener]);
         }
         command.args(self.settings());
         let mut process = command
@@ -195,6 +207,52 @@ impl TestServer {
         let mut client = self.bound_by(who, security).await;
         client.become_available().await;
         client
+    }
+
+    /// A resource under stream management, with resumption, that has not sent presence.
+    pub async fn managed(&self, who: &str) -> Client {
+        let mut client = self.bound(who).await;
+        client.enable_management().await;
+        client
+    }
+
+    /// As [`Self::managed`], with initial presence.
+    pub async fn managed_online(&self, who: &str) -> Client {
+        let mut client = self.managed(who).await;
+        client.become_available().await;
+        client
+    }
+
+    /// Resumes a session here, which must work.
+    pub async fn resume(&self, broken: Broken) -> Client {
+        match self.try_resume(broken).await {
+            Ok(client) => client,
+            Err(refusal) => panic!("resumption was refused: {refusal:?}"),
+        }
+    }
+
+    /// Tries to resume a session here.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn try_resume(&self, broken: Broken) -> Result<Client, Box<Refusal>> {
+        let login = self.login_of(broken.jid()).await;
+        broken.try_resume(&login, self.address("c2s")).await
+    }
+
+    /// Binds the resource anew on the stream of a refused resumption, without presence.
+    pub async fn bind_instead(&self, refusal: Refusal) -> Client {
+        let jid = refusal.broken.jid().to_owned();
+        refusal.broken.forget();
+        let client = self.login_of(&jid).await.bind_on(refusal.wire).await;
+        client.registered(&self.registry)
+    }
+
+    /// How the user of a full JID logs in with its resource.
+    pub async fn login_of(&self, jid: &str) -> Login {
+        let (name, rest) = jid.split_once('@').expect("a user's JID");
+        let (_, resource) = rest.split_once('/').expect("a full JID");
+        self.login(name).await.resource(resource)
     }
 
     /// Runs a subcommand of the binary on this server's data.
@@ -311,16 +369,23 @@ impl Drop for TestServer {
 
 /// Runs `rookery serve` with settings that should stop it, and returns what it said.
 pub async fn refused_start(dir: &Path, settings: &[&str]) -> Output {
+    let place = Place::loopback();
     let mut command = rookery();
     command.arg("serve").current_dir(dir);
-    for setting in LISTENERS.iter().chain(settings) {
-        command.args(["--set", setting]);
+    let settings = settings.iter().map(|&setting| setting.to_owned());
+    for setting in listeners(&place).into_iter().chain(settings) {
+        command.args(["--set", &setting]);
     }
     run(command, "").await
 }
 
 /// The binary, ready for arguments.
 pub fn rookery() -> Command {
+    rookery_at(&Place::loopback())
+}
+
+/// The binary at a place.
+fn rookery_at(place: &Place) -> Command {
     let test = std::env::current_exe().expect("a test is a file");
     let beside = test
         .parent()
@@ -332,7 +397,7 @@ pub fn rookery() -> Command {
         "{} is missing: run `cargo build --workspace --all-targets` first, as tests/run does",
         binary.display()
     );
-    let mut command = Command::new(binary);
+    let mut command = place.command(binary, None);
     // The environment is a source of configuration, and the tests' own is none.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ROOKERY__") {

@@ -1,8 +1,7 @@
 //! A private Redis and a private PostgreSQL on free ports: the system's own are never touched.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
@@ -13,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::eventually;
+use crate::place::Place;
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
@@ -36,6 +36,7 @@ pub fn signal(child: &Child, name: &str) {
 /// A Redis without persistence: it comes back empty.
 pub struct Redis {
     process: Option<Child>,
+    place: Place,
     port: u16,
     dir: TempDir,
 }
@@ -43,9 +44,15 @@ pub struct Redis {
 impl Redis {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::start_at(Place::loopback()).await
+    }
+
+    /// Starts one at a place.
+    pub async fn start_at(place: Place) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut redis = Self {
             process: None,
+            place,
             port: free_port(),
             dir,
         };
@@ -55,7 +62,17 @@ impl Redis {
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
+        format!("redis://{}/", self.address())
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        (self.place.address(), self.port).into()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        signal(self.process.as_ref().expect("Redis runs"), name);
     }
 
     /// Kills it with all that it held.
@@ -70,8 +87,12 @@ impl Redis {
     pub async fn come_back(&mut self) {
         assert!(self.process.is_none(), "Redis still runs");
         let log = std::fs::File::create(self.dir.path().join("redis.log")).expect("a log");
-        let process = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+        let process = self
+            .place
+            .command("redis-server", None)
+            .args(["--port", &self.port.to_string()])
+            .args(["--bind", &self.place.address().to_string()])
+            .args(["--protected-mode", "no"])
             .args(["--save", "", "--appendonly", "no"])
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
@@ -79,10 +100,10 @@ impl Redis {
             .spawn()
             .expect("redis-server is installed; tests/run does that");
         self.process = Some(process);
-        let port = self.port;
+        let address = self.address();
         eventually("Redis to answer", || async move {
             let ping = async {
-                let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                let mut tcp = TcpStream::connect(address).await?;
                 tcp.write_all(b"PING\r\n").await?;
                 let mut answer = [0; 5];
                 tcp.read_exact(&mut answer).await?;
@@ -96,7 +117,7 @@ impl Redis {
     /// Sends a command (without spaces in its words) and returns the first line of the answer.
     pub async fn command(&self, words: &str) -> String {
         let exchange = async {
-            let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+            let mut tcp = TcpStream::connect(self.address()).await?;
             tcp.write_all(format!("{words}\r\nQUIT\r\n").as_bytes())
                 .await?;
             let mut answer = String::new();
@@ -115,12 +136,21 @@ impl Drop for Redis {
     }
 }
 
-/// A PostgreSQL that the tests of one binary share while one of them uses it.
+/// A PostgreSQL. The tests of one binary share one while some of them use it.
 pub struct Postgres {
-    process: Child,
+    process: Option<Child>,
+    place: Place,
     port: u16,
-    /// Dropped after the process has ended.
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+/// How PostgreSQL ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Transactions are rolled back, and everything is written.
+    Fast,
+    /// At once; the next start recovers from the log.
+    Immediate,
 }
 
 static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
@@ -139,25 +169,21 @@ impl Postgres {
 
     /// Starts one with a fresh data directory.
     pub async fn start() -> Self {
-        let bin = binaries();
+        Self::start_at(Place::loopback()).await
+    }
+
+    /// As [`Self::start`], at a place.
+    pub async fn start_at(place: Place) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a directory for the data");
-        let account = account();
-        if let Some((uid, gid)) = account {
+        if let Some((uid, gid)) = account() {
             chown(dir.path(), Some(uid), Some(gid)).expect("root may give directories away");
             chown(&data, Some(uid), Some(gid)).expect("root may give directories away");
         }
-        let command = |program: &str| {
-            let mut command = Command::new(bin.join(program));
-            command.current_dir(dir.path()).stdin(Stdio::null());
-            if let Some((uid, gid)) = account {
-                command.uid(uid).gid(gid);
-            }
-            command
-        };
-
-        let initdb = command("initdb")
+        let initdb = Place::loopback()
+            .command(binaries().join("initdb"), account())
+            .current_dir(dir.path())
             .args([
                 "--no-sync",
                 "--auth=trust",
@@ -166,6 +192,7 @@ impl Postgres {
             ])
             .args(["--locale=C", "--pgdata"])
             .arg(&data)
+            .stdin(Stdio::null())
             .output()
             .expect("PostgreSQL is installed; tests/run does that");
         assert!(
@@ -173,44 +200,81 @@ impl Postgres {
             "{}",
             String::from_utf8_lossy(&initdb.stderr)
         );
+        let rules = data.join("pg_hba.conf");
+        std::fs::write(rules, "host all all all trust\n").expect("the directory is ours");
+        let mut postgres = Self {
+            process: None,
+            place,
+            port: free_port(),
+            dir,
+        };
+        postgres.come_back().await;
+        postgres
+    }
 
-        let port = free_port();
-        let log = std::fs::File::create(dir.path().join("postgres.log")).expect("a log");
-        let process = command("postgres")
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port.to_string(),
-                "-F",
-                "-N",
-                "300",
-                "-k",
-                "",
-                "-D",
-            ])
-            .arg(&data)
+    /// Starts it again with the data that it had.
+    pub async fn come_back(&mut self) {
+        assert!(self.process.is_none(), "PostgreSQL still runs");
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("postgres.log"));
+        let log = log.expect("a log");
+        let mut command = self.place.command(binaries().join("postgres"), account());
+        let process = command
+            .current_dir(self.dir.path())
+            .args(["-h", &self.place.address().to_string()])
+            .args(["-p", &self.port.to_string()])
+            .args(["-F", "-N", "300", "-k", "", "-D"])
+            .arg(self.dir.path().join("data"))
+            .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
             .expect("initdb's neighbour");
-        let postgres = Self {
-            process,
-            port,
-            _dir: dir,
-        };
+        self.process = Some(process);
         eventually("PostgreSQL to answer", || async {
-            tokio_postgres::connect(&postgres.url("postgres"), tokio_postgres::NoTls)
+            tokio_postgres::connect(&self.url("postgres"), tokio_postgres::NoTls)
                 .await
                 .is_ok()
         })
         .await;
-        postgres
+    }
+
+    /// Ends it and waits until it has.
+    pub fn stop(&mut self, how: Shutdown) {
+        let mut process = self.process.take().expect("PostgreSQL runs");
+        let name = match how {
+            Shutdown::Fast => "INT",
+            Shutdown::Immediate => "QUIT",
+        };
+        signal(&process, name);
+        process.wait().expect("it was our child");
+    }
+
+    /// Stops all of its processes where they are, or lets them go on: connections hang meanwhile.
+    pub fn freeze(&self, frozen: bool) {
+        let parent = self.process.as_ref().expect("PostgreSQL runs").id();
+        let name = if frozen { "STOP" } else { "CONT" };
+        // First the one that starts others.
+        let mut pids = vec![parent];
+        pids.extend(children(parent));
+        for pid in pids {
+            // One that ended meanwhile is no failure.
+            let _ = Command::new("kill")
+                .args([&format!("-{name}"), &pid.to_string()])
+                .output();
+        }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        (self.place.address(), self.port).into()
     }
 
     /// Where a database is.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://rookery@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://rookery@{}/{database}", self.address())
     }
 
     /// A new database; returns its URL.
@@ -237,10 +301,27 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // SIGQUIT ends all of its processes at once.
-        signal(&self.process, "QUIT");
-        self.process.wait().expect("it was our child");
+        if self.process.is_some() {
+            self.freeze(false);
+            // Ends all of its processes at once.
+            self.stop(Shutdown::Immediate);
+        }
     }
+}
+
+/// The processes that a process started and that run.
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task"));
+    tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|pids| {
+            let pids: Vec<u32> = pids.split(' ').filter_map(|pid| pid.parse().ok()).collect();
+            pids
+        })
+        .collect()
 }
 
 /// The newest installed version's programs.

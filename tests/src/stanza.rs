@@ -75,3 +75,11 @@ pub const ROSTER: &str = "jabber:iq:roster";
 pub const BLOCKING: &str = "urn:xmpp:blocking";
 /// Namespace of XEP-0199.
 pub const PING: &str = "urn:xmpp:ping";
+/// Namespace of XEP-0203.
+pub const DELAY: &str = "urn:xmpp:delay";
+/// Namespace of XEP-0334.
+pub const HINTS: &str = "urn:xmpp:hints";
+/// Namespace of XEP-0359.
+pub const STANZA_IDS: &str = "urn:xmpp:sid:0";
+/// Namespace of XEP-0280.
+pub const CARBONS: &str = "urn:xmpp:carbons:2";

@@ -17,6 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::stanza::CLIENT;
 use crate::within;
 
 /// Namespace of `<stream/>`, `<stream:features/>` and `<stream:error/>`.
@@ -50,6 +51,8 @@ enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     WebSocket(Box<WebSocketStream<Box<dyn Socket>>>),
+    /// There is no connection any more.
+    Gone,
 }
 
 /// One stream and what was read of it.
@@ -112,6 +115,14 @@ impl Wire {
             "the subprotocol (RFC 7395 §3.1)"
         );
         Self::over(Transport::WebSocket(Box::new(websocket)))
+    }
+
+    /// A stream whose connection is gone.
+    pub(crate) fn gone() -> Self {
+        Self {
+            eof: true,
+            ..Self::over(Transport::Gone)
+        }
     }
 
     fn over(transport: Transport) -> Self {
@@ -183,6 +194,13 @@ impl Wire {
             .unwrap_or_else(|e| panic!("sending: {e}"));
     }
 
+    /// A child of the stream as text that can be sent on it.
+    pub fn write(&self, element: &Element) -> String {
+        // On a WebSocket each message declares its namespace (RFC 7395 §3.3.3).
+        let parent = if self.is_websocket() { "" } else { CLIENT };
+        element.to_xml(parent)
+    }
+
     /// Sends bytes as they are; on a WebSocket as one text message, which must be UTF-8.
     ///
     /// # Errors
@@ -202,6 +220,7 @@ impl Wire {
                         .await
                         .map_err(std::io::Error::other)
                 }
+                Transport::Gone => Err(std::io::ErrorKind::NotConnected.into()),
             }
         };
         within("room to send", sent).await
@@ -223,6 +242,7 @@ impl Wire {
             Transport::Tcp(tcp) => tcp.shutdown().await,
             Transport::Tls(tls) => tls.shutdown().await,
             Transport::WebSocket(websocket) => websocket.get_mut().shutdown().await,
+            Transport::Gone => Ok(()),
         };
         ended.unwrap_or_else(|e| panic!("closing: {e}"));
     }
@@ -335,6 +355,7 @@ impl Wire {
                     Transport::WebSocket(websocket) => {
                         read(websocket.get_mut(), &mut self.buffer).await
                     }
+                    Transport::Gone => true,
                 };
                 length += self.buffer.len();
                 if ended {
@@ -384,6 +405,7 @@ impl Wire {
                 },
                 Transport::Tcp(tcp) => self.eof = read(tcp, &mut self.buffer).await,
                 Transport::Tls(tls) => self.eof = read(tls, &mut self.buffer).await,
+                Transport::Gone => self.eof = true,
             }
         }
     }
