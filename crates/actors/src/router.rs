@@ -359,10 +359,6 @@ impl Shard {
         let stanza = Arc::clone(&parcel.stanza);
         let to = stanza.to.as_ref()?;
         let account = to.bare_str();
-        if !parcel.passed_log && self.is_behind_log(stanza.from.as_ref(), account) {
-            self.put_behind_log(Work::Route(parcel), to.to_bare());
-            return None;
-        }
         let here = self.accounts.borrow().get(account).cloned();
         if let (Some(here), Some(from)) = (&here, &stanza.from)
             && from.bare_str() != account
@@ -373,6 +369,12 @@ impl Shard {
                 .is_some_and(|list| list.blocks(from))
         {
             self.refuse_blocked(parcel);
+            return None;
+        }
+        if let Kind::Presence(_) = stanza.kind
+            && self.has_to_wait(&parcel, account)
+        {
+            self.put_behind_log(Work::Route(parcel), to.to_bare());
             return None;
         }
         match stanza.kind {
@@ -404,7 +406,16 @@ impl Shard {
             self.log(parcel, pending);
             return None;
         }
+        if self.has_to_wait(&parcel, account) {
+            self.put_behind_log(Work::Route(parcel), to.to_bare());
+            return None;
+        }
         self.carry_out(parcel, decision, here.as_deref(), &places)
+    }
+
+    /// Whether a message from the same sender has to be in the log first.
+    fn has_to_wait(&self, parcel: &Parcel, account: &str) -> bool {
+        !parcel.passed_log && self.is_behind_log(parcel.stanza.from.as_ref(), account)
     }
 
     fn carry_out(
