@@ -6,7 +6,9 @@ use rookery_proto::xml::Element;
 
 use crate::sasl::{self, Mechanism};
 use crate::scram::ChannelBinding;
-use crate::{bind, xep0077_register, xep0115_caps, xep0440_channel_binding};
+use crate::{
+    bind, xep0077_register, xep0115_caps, xep0198_stream_management, xep0440_channel_binding,
+};
 
 /// Whether TLS can be negotiated on the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl StreamFeatures {
             Element::new("session", ns::SESSION).with_child(Element::new("optional", ns::SESSION)),
             Element::new("ver", ns::ROSTER_VERSIONING),
             Element::new("sub", ns::PRE_APPROVAL),
+            xep0198_stream_management::stream_feature(),
             xep0115_caps::server_caps(),
         ])
     }
@@ -192,7 +195,7 @@ mod tests {
         assert_features(&StreamFeatures::before_login(&none), "");
     }
 
-    /// RFC 6120 §7.2, RFC 6121 §2.6.1 and §3.4.3, XEP-0115 §6.3
+    /// RFC 6120 §7.2, RFC 6121 §2.6.1 and §3.4.3, XEP-0115 §6.3, XEP-0198 §2
     #[test]
     fn after_login_binding_and_what_the_server_can_do_is_offered() {
         let features = StreamFeatures::after_login();
@@ -208,6 +211,7 @@ mod tests {
                 ("session", "urn:ietf:params:xml:ns:xmpp-session"),
                 ("ver", "urn:xmpp:features:rosterver"),
                 ("sub", "urn:xmpp:features:pre-approval"),
+                ("sm", "urn:xmpp:sm:3"),
                 ("c", "http://jabber.org/protocol/caps"),
             ]
         );
