@@ -71,10 +71,14 @@ pub const ALL: &[Feature] = &[
     Feature::rfc(6121, &[ns::ROSTER]).titled("XMPP: Instant Messaging and Presence"),
     Feature::rfc(7395, &[]).titled("XMPP Subprotocol for WebSocket"),
     Feature::rfc(7622, &[]).titled("XMPP: Address Format"),
+    xep0004_data_forms::FEATURE
+        .titled("Data Forms")
+        .without("only as part of other features' requests"),
     xep0012_last::FEATURE.titled("Last Activity"),
     xep0030_disco::FEATURE.titled("Service Discovery"),
     xep0049_private::FEATURE.titled("Private XML Storage"),
     xep0054_vcard::FEATURE.titled("vcard-temp"),
+    xep0059_rsm::FEATURE.titled("Result Set Management"),
     xep0077_register::FEATURE
         .titled("In-Band Registration")
         .without("no data forms, no redirection, no numeric error codes"),
@@ -83,11 +87,21 @@ pub const ALL: &[Feature] = &[
     xep0115_caps::FEATURE.titled("Entity Capabilities"),
     offline::FEATURE.titled("Best Practices for Handling Offline Messages"),
     xep0191_blocking::FEATURE.titled("Blocking Command"),
+    xep0198_stream_management::FEATURE.titled("Stream Management"),
     xep0199_ping::FEATURE.titled("XMPP Ping"),
     xep0202_time::FEATURE.titled("Entity Time"),
     offline::DELAY_FEATURE.titled("Delayed Delivery"),
-    Feature::partial(334, "1.0.0", &[])
-        .titled("Message Processing Hints")
-        .without("`store` and `no-store` decide about offline messages, the others pass through"),
+    xep0280_carbons::FEATURE
+        .titled("Message Carbons")
+        .without("no copies of errors and of private messages in rooms"),
+    xep0297_forwarding::FEATURE.titled("Stanza Forwarding"),
+    xep0313_mam::FEATURE
+        .titled("Message Archive Management")
+        .without("ids are in order, so that they can be predicted"),
+    xep0334_hints::FEATURE.titled("Message Processing Hints"),
+    xep0359_stanza_ids::FEATURE
+        .titled("Unique and Stable Stanza IDs")
+        .without("ids are in order, so that they can be predicted"),
     xep0440_channel_binding::FEATURE.titled("SASL Channel-Binding Type Capability"),
+    xep0441_preferences::FEATURE.titled("Message Archive Management Preferences"),
 ];

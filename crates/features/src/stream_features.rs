@@ -195,7 +195,7 @@ mod tests {
         assert_features(&StreamFeatures::before_login(&none), "");
     }
 
-    /// RFC 6120 §7.2, RFC 6121 §2.6.1 and §3.4.3, XEP-0115 §6.3
+    /// RFC 6120 §7.2, RFC 6121 §2.6.1 and §3.4.3, XEP-0115 §6.3, XEP-0198 §2
     #[test]
     fn after_login_binding_and_what_the_server_can_do_is_offered() {
         let features = StreamFeatures::after_login();
@@ -211,6 +211,7 @@ mod tests {
                 ("session", "urn:ietf:params:xml:ns:xmpp-session"),
                 ("ver", "urn:xmpp:features:rosterver"),
                 ("sub", "urn:xmpp:features:pre-approval"),
+                ("sm", "urn:xmpp:sm:3"),
                 ("c", "http://jabber.org/protocol/caps"),
             ]
         );

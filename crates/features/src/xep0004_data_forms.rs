@@ -8,6 +8,11 @@
 use rookery_proto::error::Condition;
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
+
+/// Listed in the README; announced only by those who take forms in messages (§6).
+pub const FEATURE: Feature = Feature::partial(4, "2.13.2", &[]);
+
 /// Namespace of forms.
 pub const NS: &str = "jabber:x:data";
 

@@ -184,6 +184,7 @@ mod tests {
             "urn:xmpp:ping",
             "jabber:iq:last",
             "vcard-temp",
+            "urn:xmpp:carbons:2",
         ] {
             assert!(features.contains(&expected), "{expected}");
         }
@@ -200,6 +201,10 @@ mod tests {
                  <feature var='http://jabber.org/protocol/disco#info'/>\
                  <feature var='http://jabber.org/protocol/disco#items'/>\
                  <feature var='jabber:iq:last'/>\
+                 <feature var='urn:xmpp:mam:2'/>\
+                 <feature var='urn:xmpp:mam:2#extended'/>\
+                 <feature var='urn:xmpp:mam:2#groupchat-field'/>\
+                 <feature var='urn:xmpp:sid:0'/>\
                  <feature var='vcard-temp'/></query>"
             )
         );

@@ -6,6 +6,11 @@
 use rookery_proto::error::Condition;
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
+
+/// Listed in the README; the features that use it say so themselves.
+pub const FEATURE: Feature = Feature::full(59, "1.0", &[]);
+
 /// Namespace of `<set/>`.
 pub const NS: &str = "http://jabber.org/protocol/rsm";
 

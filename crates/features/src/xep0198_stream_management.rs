@@ -13,7 +13,11 @@ use rookery_proto::ns;
 use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
 use crate::nonza::local_name;
+
+/// Listed in the README; announced as a stream feature.
+pub const FEATURE: Feature = Feature::full(198, "1.6.3", &[]);
 
 /// Namespace of every element in this file.
 pub const NS: &str = "urn:xmpp:sm:3";

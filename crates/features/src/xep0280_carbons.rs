@@ -7,6 +7,9 @@
 //!
 //! What a single message does not tell is up to the caller, who gets it said by [`Copies`]: which
 //! resources are in a room, and which message an error answers ([`Answerable`] remembers them).
+//!
+//! Not supported: nobody looks at these two, so that errors and private messages in rooms are not
+//! copied, and `urn:xmpp:carbons:rules:0` is not announced.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
@@ -17,8 +20,12 @@ use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::ns;
 use rookery_proto::stanza::{IqType, Kind, MessageType, Stanza};
 
+use crate::feature::Feature;
 use crate::offline::NS_CHAT_STATES;
 use crate::{xep0297_forwarding, xep0334_hints};
+
+/// Announced in service discovery and listed in the README.
+pub const FEATURE: Feature = Feature::partial(280, "1.0.1", &[NS]);
 
 /// Namespace of every element in this file.
 pub const NS: &str = "urn:xmpp:carbons:2";

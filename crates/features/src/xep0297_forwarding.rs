@@ -8,7 +8,11 @@ use std::time::SystemTime;
 use rookery_proto::datetime;
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
 use crate::offline::NS_DELAY;
+
+/// Listed in the README; announced by clients only (§4).
+pub const FEATURE: Feature = Feature::full(297, "1.0", &[]);
 
 /// Namespace of `<forwarded/>`.
 pub const NS: &str = "urn:xmpp:forward:0";

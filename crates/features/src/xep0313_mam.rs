@@ -5,8 +5,10 @@
 //! (§6.1.1). Messages of type `groupchat` are not, so `include-groupchat` makes no difference.
 //!
 //! A message's id is the decimal number of its place in the archive, as in its `<stanza-id/>`
-//! ([`crate::xep0359_stanza_ids`]). §3 asks for ids that cannot be predicted; these are in order, and
-//! only the account's owner, who may read the whole archive, sees them.
+//! ([`crate::xep0359_stanza_ids`]).
+//!
+//! Not supported: ids that cannot be predicted (§3). These are in order; only the account's owner, who
+//! may read the whole archive, sees them.
 //!
 //! Which messages a user wants archived: [`crate::xep0441_preferences`].
 
@@ -19,9 +21,14 @@ use rookery_proto::ns;
 use rookery_proto::stanza::{IqType, Kind, MessageType, Stanza};
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
 use crate::xep0004_data_forms::{self as data_forms, Field, Submission};
 use crate::xep0359_stanza_ids::parse_id;
 use crate::{offline, xep0059_rsm, xep0297_forwarding, xep0334_hints};
+
+/// Announced in service discovery of accounts and listed in the README.
+pub const FEATURE: Feature =
+    Feature::partial(313, "1.1.3", &[]).on_accounts(&[NS, NS_EXTENDED, NS_GROUPCHAT_FIELD]);
 
 /// Namespace of every element in this file, and the `FORM_TYPE` of queries.
 pub const NS: &str = "urn:xmpp:mam:2";

@@ -3,11 +3,13 @@
 //! The four hints (§4) decide about offline messages ([`crate::offline`]), archives
 //! ([`crate::xep0313_mam`]) and carbons ([`crate::xep0280_carbons`]). In messages of type `error` they
 //! mean nothing (§5): there they are what the original held.
-//!
-//! Not supported: no actor asks about archives and carbons yet, so `no-permanent-store` and `no-copy`
-//! have no effect.
 
 use rookery_proto::stanza::Stanza;
+
+use crate::feature::Feature;
+
+/// Listed in the README; hints are not negotiated.
+pub const FEATURE: Feature = Feature::full(334, "1.0.0", &[]);
 
 /// Namespace of the hints.
 pub const NS: &str = "urn:xmpp:hints";

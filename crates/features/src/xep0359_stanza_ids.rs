@@ -3,14 +3,19 @@
 //! Supported: `<stanza-id/>` of an account's archive (§3, rules 2 to 7), on messages that the account
 //! gets. `<origin-id/>` and the ids of others pass through.
 //!
-//! The id is the decimal number of the message's place in the archive. It is not unpredictable (§3,
-//! rule 1, a "SHOULD"): it tells the account's owner, who alone sees it, no more than the time of the
-//! message and the order of the archive do.
+//! Not supported: ids that cannot be predicted (§3, rule 1). An id is the decimal number of the
+//! message's place in the archive: it tells the account's owner, who alone sees it, no more than the
+//! time of the message and the order of the archive do.
 
 use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::ns;
 use rookery_proto::stanza::Stanza;
 use rookery_proto::xml::Element;
+
+use crate::feature::Feature;
+
+/// Announced in service discovery of accounts and listed in the README.
+pub const FEATURE: Feature = Feature::partial(359, "0.7.0", &[]).on_accounts(&[NS]);
 
 /// Namespace of every element in this file.
 pub const NS: &str = "urn:xmpp:sid:0";

@@ -1,14 +1,18 @@
 //! XEP-0441 Message Archive Management Preferences, version 0.2.0.
 //!
 //! Supported: reading and changing them (§2.1), matching of addresses (§2.3).
-//! Not supported: advanced configuration by ad-hoc commands (§2.2, optional).
+//! Advanced configuration by ad-hoc commands (§2.2, optional) is not offered.
 
 use rookery_proto::error::Condition;
 use rookery_proto::jid::Jid;
 use rookery_proto::stanza::{IqType, Kind, Stanza};
 use rookery_proto::xml::Element;
 
+use crate::feature::Feature;
 use crate::xep0313_mam::NS;
+
+/// Listed in the README; announced by the archive.
+pub const FEATURE: Feature = Feature::full(441, "0.2.0", &[]);
 
 /// Addresses that each of the two lists may have.
 pub const MAX_JIDS: usize = 1000;
