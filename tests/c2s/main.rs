@@ -24,7 +24,7 @@ mod xep0077_register;
 mod xep0160_offline;
 mod xep0191_blocking;
 mod xep0368_direct_tls;
-// To come with issue 3; they compile, and fail until the server can do it:
-// mod xep0198_stream_management;
-// mod xep0280_carbons;
-// mod xep0313_mam;
+
+mod xep0198_stream_management;
+mod xep0280_carbons;
+mod xep0313_mam;

@@ -7,5 +7,4 @@ mod presence;
 mod sessions;
 mod slixmpp;
 
-// To come with issue 3; it compiles, and fails until the server can do it:
-// mod moving;
+mod moving;
