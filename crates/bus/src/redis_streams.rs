@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
-use redis::{Pipeline, Script, Value};
+use redis::{Script, Value};
 use rookery_directory::{Link, LinkOptions, RedisAddress, keys};
 use rookery_proto::cluster::Epoch;
 use tokio::sync::mpsc;
@@ -211,19 +211,18 @@ impl Transport for RedisTransport {
         if !self.link.is_up() {
             return Appended::Away;
         }
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline
-            .cmd("EVALSHA")
+        let mut append = redis::cmd("EVALSHA");
+        append
             .arg(&self.append)
             .arg(2)
             .arg(keys::inbox(&self.prefix, to))
             .arg(keys::lease(&self.prefix, to))
             .arg(batch)
             .arg(self.inbox_batches);
-        let outcome: Result<(i64,), _> = self.link.pipeline(&pipeline).await;
+        let outcome: Result<i64, _> = self.link.command(&append).await;
         match outcome {
-            Ok((-1,)) => Appended::Gone,
-            Ok((-2,)) => Appended::Full,
+            Ok(-1) => Appended::Gone,
+            Ok(-2) => Appended::Full,
             Ok(_) => Appended::Done,
             // No memory left in Redis, most likely: as good as a full inbox.
             Err(rookery_directory::Error::Refused(error)) => {
@@ -332,25 +331,22 @@ impl Reader {
 
     /// Deletes what is handled and waits for what comes next.
     async fn read(&self, handled: &Handled) -> Result<Vec<StreamId>, Error> {
-        let mut pipeline = Pipeline::with_capacity(2);
-        if let Some(done) = handled.take() {
-            pipeline
-                .cmd("XTRIM")
-                .arg(&self.key)
-                .arg("MINID")
-                .arg(after(done))
-                .ignore();
-        }
-        pipeline
-            .cmd("XREAD")
-            .arg("COUNT")
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT")
             .arg(READ_BATCHES)
             .arg("BLOCK")
             .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
             .arg("STREAMS")
             .arg(&self.key)
             .arg(shown(self.last));
-        let (reply,): (Option<StreamReadReply>,) = self.link.pipeline(&pipeline).await?;
+        let reply: Option<StreamReadReply> = match handled.take() {
+            Some(done) => {
+                let mut trim = redis::cmd("XTRIM");
+                trim.arg(&self.key).arg("MINID").arg(after(done));
+                self.link.in_order(&trim, &read).await?
+            }
+            None => self.link.command(&read).await?,
+        };
         let streams = reply.map(|reply| reply.keys).unwrap_or_default();
         Ok(streams.into_iter().flat_map(|stream| stream.ids).collect())
     }

@@ -15,6 +15,8 @@
 //! - [`RedisAddress`] and [`Link`]: a connection to Redis that comes back by itself (also the bus's).
 
 mod address;
+mod connector;
+mod dialer;
 mod error;
 mod events;
 mod link;
@@ -22,6 +24,7 @@ mod memory;
 pub mod metrics;
 mod redis_directory;
 mod session;
+mod slots;
 
 pub use address::RedisAddress;
 pub use error::Error;

@@ -4,6 +4,8 @@
 //! enough to give the connection up for all who use it, and a task makes the next one. Before a new
 //! connection is handed out, its scripts are loaded and its channels subscribed, so who sees it up
 //! knows that no hint is missed from then on.
+//!
+//! To a Redis Cluster it consists of one connection to each master; one that breaks breaks them all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,13 +19,15 @@ use redis::{
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use crate::address::Connector;
+use crate::connector::{Connection, Connector};
 use crate::{Error, RedisAddress, metrics};
 
 /// Shortest pause between two attempts to connect; doubles up to [`LONGEST_PAUSE`].
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before an attempt that was asked for, by a Redis that answers but cannot serve.
+const GIVEN_UP_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is called with the payload of each message on a subscribed channel.
 pub type OnMessage = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -77,7 +81,8 @@ struct Shared {
     address: RedisAddress,
     options: LinkOptions,
     current: RwLock<Option<Live>>,
-    generation: AtomicU64,
+    /// Counts the attempts to connect.
+    attempt: AtomicU64,
     broken: Notify,
     state: watch::Sender<LinkState>,
     last_error: Mutex<Option<String>>,
@@ -85,8 +90,9 @@ struct Shared {
 
 #[derive(Clone)]
 struct Live {
-    connection: MultiplexedConnection,
-    generation: u64,
+    connection: Connection,
+    /// The attempt that made it.
+    attempt: u64,
 }
 
 impl Link {
@@ -95,7 +101,7 @@ impl Link {
     /// # Errors
     /// [`Error::Address`] if the address cannot be used at all.
     pub fn open(address: RedisAddress, options: LinkOptions) -> Result<Self, Error> {
-        let connector = address.connector().map_err(|error| Error::Address {
+        let connector = Connector::new(&address).map_err(|error| Error::Address {
             address: address.to_string(),
             reason: error.to_string(),
         })?;
@@ -103,7 +109,7 @@ impl Link {
             address,
             options,
             current: RwLock::new(None),
-            generation: AtomicU64::new(0),
+            attempt: AtomicU64::new(0),
             broken: Notify::new(),
             state: watch::Sender::default(),
             last_error: Mutex::new(None),
@@ -155,22 +161,44 @@ impl Link {
     /// come; [`Error::Refused`] when the answer is an error.
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         let mut live = self.shared.live()?;
-        let result = command.query_async(&mut live.connection).await;
+        let mut result = live.connection.command(command).await;
+        if result.as_ref().is_err_and(is_no_script) {
+            result = match self.load_scripts(&live).await {
+                Ok(()) => live.connection.command(command).await,
+                Err(error) => Err(error),
+            };
+        }
         self.shared.judge(result, &live)
     }
 
-    /// Runs commands in one round trip. If the server has forgotten the scripts, they are loaded
-    /// again and everything is run once more.
+    /// Runs commands in one round trip, none of them marked as ignored. Those on keys of the same
+    /// slot are run in their order; in a Redis Cluster the others are not.
     ///
     /// # Errors
     /// As [`Link::command`]; the first error that any command gave.
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, Error> {
         let mut live = self.shared.live()?;
-        let mut result = pipeline.query_async(&mut live.connection).await;
+        let mut result = live.connection.pipeline(pipeline).await;
         if result.as_ref().is_err_and(is_no_script) {
-            let loaded = load_scripts(&mut live.connection, &self.shared.options.scripts).await;
-            result = match loaded {
-                Ok(()) => pipeline.query_async(&mut live.connection).await,
+            result = match self.load_scripts(&live).await {
+                Ok(()) => live.connection.pipeline(pipeline).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.shared.judge(result, &live)
+    }
+
+    /// Runs two commands one after the other, wherever their keys are, and answers as the second.
+    ///
+    /// # Errors
+    /// As [`Link::command`]. When the first command failed, the second has had no effect in a Redis
+    /// Cluster; on a single server it may have, if the first one's error was an answer.
+    pub async fn in_order<T: FromRedisValue>(&self, first: &Cmd, second: &Cmd) -> Result<T, Error> {
+        let mut live = self.shared.live()?;
+        let mut result = live.connection.in_order(first, second).await;
+        if result.as_ref().is_err_and(is_no_script) {
+            result = match self.load_scripts(&live).await {
+                Ok(()) => live.connection.in_order(first, second).await,
                 Err(error) => Err(error),
             };
         }
@@ -180,8 +208,17 @@ impl Link {
     /// Gives the connection up, so that a new one is made. For callers that know better than the
     /// timeouts that it is dead.
     pub fn reconnect(&self) {
-        let generation = self.shared.generation.load(Ordering::Acquire);
-        self.shared.give_up(generation);
+        if let Ok(live) = self.shared.live() {
+            self.shared.give_up(live.attempt);
+        }
+    }
+
+    /// The server has forgotten the scripts.
+    async fn load_scripts(&self, live: &Live) -> RedisResult<()> {
+        for mut server in live.connection.servers() {
+            load_scripts(&mut server, &self.shared.options.scripts).await?;
+        }
+        Ok(())
     }
 }
 
@@ -213,31 +250,37 @@ impl Shared {
         match error.kind() {
             // The master became a replica, or was never one: ask the Sentinels again.
             ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-                self.give_up(live.generation);
+                self.give_up(live.attempt);
                 Err(Error::Unavailable("redis is read-only"))
             }
-            ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => {
-                Err(Error::Unavailable("redis is loading its data"))
+            // The slots are not where they were, or nowhere: ask the cluster again.
+            ErrorKind::Server(
+                ServerErrorKind::ClusterDown | ServerErrorKind::Moved | ServerErrorKind::Ask,
+            ) => {
+                self.give_up(live.attempt);
+                Err(Error::Unavailable("the redis cluster is not in order"))
             }
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::TryAgain,
+            ) => Err(Error::Unavailable("redis is moving or loading its data")),
             ErrorKind::Server(_)
             | ErrorKind::Extension
             | ErrorKind::Parse
             | ErrorKind::UnexpectedReturnType => Err(Error::Refused(error)),
             _ => {
                 tracing::debug!(%error, purpose = self.options.purpose, "redis connection failed");
-                self.give_up(live.generation);
+                self.give_up(live.attempt);
                 Err(Error::Unavailable("redis did not answer"))
             }
         }
     }
 
-    /// Drops the connection of this generation, if it is still the current one.
-    fn give_up(&self, generation: u64) {
+    /// Drops the connection that this attempt made, if it is still the current one.
+    fn give_up(&self, attempt: u64) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current
-            .as_ref()
-            .is_some_and(|live| live.generation == generation)
-        {
+        if current.as_ref().is_some_and(|live| live.attempt == attempt) {
             *current = None;
             self.broken.notify_one();
         }
@@ -250,29 +293,29 @@ impl Shared {
         let mut run_id = None;
         let mut failing = false;
         loop {
-            let generation = self.generation.load(Ordering::Acquire) + 1;
-            match self.connect(&mut connector, generation).await {
+            let attempt = self.attempt.fetch_add(1, Ordering::AcqRel) + 1;
+            match self.connect(&mut connector, attempt).await {
                 Ok((connection, found)) => {
-                    tracing::info!(address = %self.address, purpose, generation, "connected to redis");
+                    tracing::info!(address = %self.address, purpose, "connected to redis");
                     let other_server = run_id.is_none() || run_id != found;
                     run_id = found;
                     failing = false;
                     pause = SHORTEST_PAUSE;
-                    self.generation.store(generation, Ordering::Release);
                     self.set_current(Some(Live {
                         connection,
-                        generation,
+                        attempt,
                     }));
                     connected.set(1);
                     self.state.send_modify(|state| {
                         state.up = true;
-                        state.generation = generation;
+                        state.generation += 1;
                         state.server += u64::from(other_server);
                     });
                     self.broken.notified().await;
                     connected.set(0);
                     self.state.send_modify(|state| state.up = false);
                     tracing::warn!(address = %self.address, purpose, "lost the connection to redis");
+                    tokio::time::sleep(GIVEN_UP_PAUSE).await;
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -293,17 +336,27 @@ impl Shared {
     async fn connect(
         self: &Arc<Self>,
         connector: &mut Connector,
-        generation: u64,
-    ) -> RedisResult<(MultiplexedConnection, Option<String>)> {
+        attempt: u64,
+    ) -> RedisResult<(Connection, Option<String>)> {
         let timeout = self.options.connect_timeout;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(self.options.response_timeout)
             .set_pipeline_buffer_size(1024)
-            .set_push_sender(self.on_push(generation));
+            .set_push_sender(self.on_push(attempt));
         let ready = async {
-            let mut connection = connector.connect(&config).await?;
-            let found = set_up(&mut connection, &self.options).await?;
+            let connection = connector.connect(&config, timeout / 2).await?;
+            let servers = connection.servers();
+            let mut found = Vec::with_capacity(servers.len());
+            for (at, mut server) in servers.into_iter().enumerate() {
+                // In a cluster every master passes all messages on.
+                found.push(set_up(&mut server, &self.options, at == 0).await?);
+            }
+            let found: Option<Vec<String>> = found.into_iter().collect();
+            let found = found.map(|mut servers| {
+                servers.sort();
+                servers.join(" ")
+            });
             Ok((connection, found))
         };
         let late = |_| Err((ErrorKind::Io, "no answer in time").into());
@@ -313,7 +366,7 @@ impl Shared {
     }
 
     /// What to do with messages that are no answers.
-    fn on_push(self: &Arc<Self>, generation: u64) -> impl Fn(PushInfo) -> Result<(), ()> + use<> {
+    fn on_push(self: &Arc<Self>, attempt: u64) -> impl Fn(PushInfo) -> Result<(), ()> + use<> {
         let shared = Arc::downgrade(self);
         let listener = self
             .options
@@ -324,7 +377,7 @@ impl Shared {
             match push.kind {
                 PushKind::Disconnection => {
                     if let Some(shared) = shared.upgrade() {
-                        shared.give_up(generation);
+                        shared.give_up(attempt);
                     }
                 }
                 PushKind::Message => {
@@ -341,9 +394,11 @@ impl Shared {
     }
 }
 
+/// Makes one server ready; returns which process it is.
 async fn set_up(
     connection: &mut MultiplexedConnection,
     options: &LinkOptions,
+    listens: bool,
 ) -> RedisResult<Option<String>> {
     let name = format!("rookery-{}", options.purpose);
     redis::cmd("CLIENT")
@@ -352,7 +407,7 @@ async fn set_up(
         .exec_async(connection)
         .await?;
     load_scripts(connection, &options.scripts).await?;
-    if let Some((channels, _)) = &options.channels {
+    if let Some((channels, _)) = options.channels.as_ref().filter(|_| listens) {
         connection.subscribe(channels).await?;
     }
     // Where an access list forbids it, every connection counts as one to another server.

@@ -227,8 +227,10 @@ settings! {
     }
     /// Several nodes as one server.
     cluster: Cluster {
-        /// The Redis that the nodes share: `redis://HOST`, `rediss://HOST` with TLS, `redis+unix:///PATH`,
-        /// or `redis-sentinel://HOST,HOST/MASTER`.
+        /// The Redis that the nodes share: `redis://USER:PASSWORD@HOST`, `redis+unix:///PATH`,
+        /// `redis-sentinel://HOST,HOST/MASTER` or `redis-cluster://HOST,HOST`. With TLS: `rediss://`,
+        /// `rediss-sentinel://` and `rediss-cluster://`, where `?ca=FILE` names an authority that the system
+        /// does not know, and `&cert=FILE&key=FILE` a certificate of this node's own.
         redis: Option<ServiceUrl<RedisSchemes>> = Absent("one node"),
         /// How people call this node.
         node: String = Computed("host name", host_name),

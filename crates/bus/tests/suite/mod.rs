@@ -28,9 +28,9 @@ pub(crate) trait Hub {
     async fn set_reachable(&self, reachable: bool);
 }
 
-/// One test for each function of the suite.
+/// One test for each function of the suite; or, with `in turn`, all of them one after the other.
 macro_rules! bus_suite {
-    ($hub:ty: $($test:ident,)*) => {
+    (@each [$hub:ty] $($test:ident,)*) => {
         $(
             #[tokio::test]
             async fn $test() {
@@ -38,8 +38,17 @@ macro_rules! bus_suite {
             }
         )*
     };
+    (@turn [$hub:ty] $($test:ident,)*) => {
+        $( suite::$test::<$hub>().await; )*
+    };
+    (in turn: $hub:ty) => {
+        suite::bus_suite! { @all turn [$hub] }
+    };
     ($hub:ty) => {
-        suite::bus_suite! { $hub:
+        suite::bus_suite! { @all each [$hub] }
+    };
+    (@all $how:ident [$($with:tt)*]) => {
+        suite::bus_suite! { @$how [$($with)*]
             frames_arrive_in_the_order_sent,
             frames_wait_for_a_slow_reader_within_bounds,
             frames_for_a_dead_node_come_back,

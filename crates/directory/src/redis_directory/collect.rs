@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::Pipeline;
+use redis::{Cmd, Pipeline};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::FullJid;
 use tokio::sync::{mpsc, oneshot};
@@ -83,17 +83,15 @@ impl Collections {
 /// Takes or renews the claim on a node; `false` if it lives or is another node's.
 pub(super) async fn claim(inner: &Inner, dead: Epoch) -> Result<bool, Error> {
     let prefix = &inner.config.prefix;
-    let mut pipeline = Pipeline::new();
-    pipeline
-        .cmd("EVALSHA")
+    let mut claim = redis::cmd("EVALSHA");
+    claim
         .arg(&inner.hashes.claim)
         .arg(2)
         .arg(keys::lease(prefix, dead))
         .arg(keys::claim(prefix, dead))
         .arg(inner.node.epoch.to_string())
         .arg(milliseconds(inner.config.lease));
-    let (held,) = inner.link.pipeline(&pipeline).await?;
-    Ok(held)
+    inner.link.command(&claim).await
 }
 
 /// Cleans up after `node`, which this node has claimed.
@@ -233,9 +231,9 @@ impl Collector<'_> {
         let mut pipeline = Pipeline::with_capacity(jids.len());
         let known: Vec<&FullJid> = jids.iter().filter(|jid| rows.contains_key(*jid)).collect();
         for jid in &known {
-            self.inner
-                .on_account(&mut pipeline, &self.inner.hashes.remove, jid)
-                .arg(&rows[*jid].head);
+            let mut remove = self.inner.on_account(&self.inner.hashes.remove, jid);
+            remove.arg(&rows[*jid].head);
+            pipeline.add_command(remove);
         }
         if known.is_empty() {
             return Ok(());
@@ -255,17 +253,17 @@ impl Collector<'_> {
 
     /// Takes entries out of the set of sessions.
     async fn forget(&self, members: &[&str]) -> Result<(), Error> {
-        let mut pipeline = self.claimed(&self.inner.hashes.forget);
-        pipeline
+        let mut forget = self.claimed(&self.inner.hashes.forget);
+        forget
             .arg(milliseconds(self.inner.config.lease))
             .arg(members);
-        let (held,): (bool,) = self.inner.link.pipeline(&pipeline).await?;
+        let held: bool = self.inner.link.command(&forget).await?;
         if held { Ok(()) } else { Err(self.lost()) }
     }
 
     async fn close(&self) -> Result<(), Error> {
-        let pipeline = self.claimed(&self.inner.hashes.close);
-        let (held,): (bool,) = self.inner.link.pipeline(&pipeline).await?;
+        let close = self.claimed(&self.inner.hashes.close);
+        let held: bool = self.inner.link.command(&close).await?;
         if !held {
             return Err(self.lost());
         }
@@ -279,18 +277,17 @@ impl Collector<'_> {
     }
 
     /// A script that does nothing unless the claim is held.
-    fn claimed(&self, hash: &str) -> Pipeline {
+    fn claimed(&self, hash: &str) -> Cmd {
         let (prefix, dead) = (&self.inner.config.prefix, self.node.epoch);
-        let mut pipeline = Pipeline::new();
-        pipeline
-            .cmd("EVALSHA")
+        let mut script = redis::cmd("EVALSHA");
+        script
             .arg(hash)
             .arg(3)
             .arg(keys::lease(prefix, dead))
             .arg(keys::claim(prefix, dead))
             .arg(keys::sessions(prefix, dead))
             .arg(self.inner.node.epoch.to_string());
-        pipeline
+        script
     }
 
     fn lost(&self) -> Error {

@@ -8,35 +8,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use redis::Pipeline;
-
 use super::{Inner, keys};
 use crate::{Error, Event, LinkState, metrics};
 
 /// Takes the lease anew, then makes the node known.
 pub(super) async fn take(inner: &Inner) -> Result<(), Error> {
     let (prefix, epoch) = (&inner.config.prefix, inner.node.epoch);
-    let mut pipeline = Pipeline::new();
-    pipeline
-        .cmd("EVALSHA")
-        .arg(&inner.hashes.take_lease)
+    let mut take = redis::cmd("EVALSHA");
+    take.arg(&inner.hashes.take_lease)
         .arg(2)
         .arg(keys::lease(prefix, epoch))
         .arg(keys::claim(prefix, epoch))
         .arg(&*inner.node.name)
-        .arg(milliseconds(inner.config.lease))
-        .ignore();
-    // Not before the lease: a node that is known and has none is dead.
-    let nodes = keys::nodes(prefix);
-    pipeline
-        .cmd("HSET")
-        .arg(nodes)
+        .arg(milliseconds(inner.config.lease));
+    let mut list = redis::cmd("HSET");
+    list.arg(keys::nodes(prefix))
         .arg(epoch.to_string())
         .arg(&*inner.node.name)
         .arg(keys::frames_field(epoch))
-        .arg(inner.node.frames)
-        .ignore();
-    let () = inner.link.pipeline(&pipeline).await?;
+        .arg(inner.node.frames);
+    // In this order: a node that is listed and has no lease is dead.
+    let _: i64 = inner.link.in_order(&take, &list).await?;
     metrics::LEASE_RENEWALS.with_label_values(&["taken"]).inc();
     Ok(())
 }

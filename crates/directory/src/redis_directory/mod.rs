@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use redis::{Pipeline, Script};
+use redis::{Cmd, Pipeline, Script};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid};
 use tokio::task::AbortHandle;
@@ -263,11 +263,12 @@ impl Inner {
     async fn register(&self, jid: &FullJid) -> Result<Registered, Error> {
         self.check_open()?;
         let _lock = self.lock(jid).await;
-        let mut pipeline = self.indexed(jid);
-        self.on_account(&mut pipeline, &self.hashes.register, jid)
+        let index = self.index([jid]);
+        let mut register = self.on_account(&self.hashes.register, jid);
+        register
             .arg(&self.node.epoch.0.to_be_bytes())
             .arg(&row::fresh_tail(self.lease_number()));
-        let ((sequence, old),): ((u64, Option<Vec<u8>>),) = self.link.pipeline(&pipeline).await?;
+        let (sequence, old): (u64, Option<Vec<u8>>) = self.link.in_order(&index, &register).await?;
         self.hints.changed(jid.to_bare());
         let displaced = old
             .and_then(|old| row::decode(jid.clone(), &old))
@@ -281,10 +282,10 @@ impl Inner {
     async fn update(&self, row: &SessionRow) -> Result<bool, Error> {
         self.check_open()?;
         let _lock = self.lock(&row.jid).await;
-        let mut pipeline = self.indexed(&row.jid);
-        self.on_account(&mut pipeline, &self.hashes.update, &row.jid)
-            .arg(row::encode(row, self.lease_number()));
-        let (written,): (bool,) = self.link.pipeline(&pipeline).await?;
+        let index = self.index([&row.jid]);
+        let mut update = self.on_account(&self.hashes.update, &row.jid);
+        update.arg(row::encode(row, self.lease_number()));
+        let written: bool = self.link.in_order(&index, &update).await?;
         if written {
             self.hints.changed(row.jid.to_bare());
         }
@@ -295,10 +296,9 @@ impl Inner {
         self.check_open()?;
         self.remember_ended(jid, sequence);
         let _lock = self.lock(jid).await;
-        let mut pipeline = Pipeline::new();
-        self.on_account(&mut pipeline, &self.hashes.unregister, jid)
-            .arg(&row::owner(self.node.epoch, sequence));
-        let (outcome,): (u8,) = self.link.pipeline(&pipeline).await?;
+        let mut unregister = self.on_account(&self.hashes.unregister, jid);
+        unregister.arg(&row::owner(self.node.epoch, sequence));
+        let outcome: u8 = self.link.command(&unregister).await?;
         // 2: another session of this node has the JID now, and needs the entry.
         if outcome != 2 {
             let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
@@ -365,16 +365,13 @@ impl Inner {
             if some.is_empty() {
                 continue;
             }
-            let mut pipeline = Pipeline::with_capacity(2 * some.len());
-            let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
+            let index = self.index(some.iter().map(|row| &row.jid));
+            let _: u64 = self.link.command(&index).await?;
+            let mut pipeline = Pipeline::with_capacity(some.len());
             for row in &some {
-                pipeline
-                    .cmd("SADD")
-                    .arg(&sessions)
-                    .arg(row.jid.as_str())
-                    .ignore();
-                self.on_account(&mut pipeline, &self.hashes.republish, &row.jid)
-                    .arg(row::encode(row, self.lease_number()));
+                let mut republish = self.on_account(&self.hashes.republish, &row.jid);
+                republish.arg(row::encode(row, self.lease_number()));
+                pipeline.add_command(republish);
             }
             let written: Vec<bool> = self.link.pipeline(&pipeline).await?;
             for (row, written) in some.into_iter().zip(written) {
@@ -393,32 +390,22 @@ impl Inner {
         Ok(lost)
     }
 
-    /// A pipeline that begins with the entry in the node's set of sessions.
-    fn indexed(&self, jid: &FullJid) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(2);
-        let sessions = keys::sessions(&self.config.prefix, self.node.epoch);
-        pipeline
-            .cmd("SADD")
-            .arg(sessions)
-            .arg(jid.as_str())
-            .ignore();
-        pipeline
+    /// Writes entries in the node's set of sessions.
+    fn index<'a>(&self, jids: impl IntoIterator<Item = &'a FullJid>) -> Cmd {
+        let mut index = redis::cmd("SADD");
+        index.arg(keys::sessions(&self.config.prefix, self.node.epoch));
+        for jid in jids {
+            index.arg(jid.as_str());
+        }
+        index
     }
 
-    /// Adds a script on the account of `jid`; its first argument is the resource.
-    fn on_account<'p>(
-        &self,
-        pipeline: &'p mut Pipeline,
-        hash: &str,
-        jid: &FullJid,
-    ) -> &'p mut Pipeline {
+    /// A script on the account of `jid`; its first argument is the resource.
+    fn on_account(&self, hash: &str, jid: &FullJid) -> Cmd {
         let key = keys::account(&self.config.prefix, jid.bare_str());
-        pipeline
-            .cmd("EVALSHA")
-            .arg(hash)
-            .arg(1)
-            .arg(key)
-            .arg(jid.resource())
+        let mut script = redis::cmd("EVALSHA");
+        script.arg(hash).arg(1).arg(key).arg(jid.resource());
+        script
     }
 
     async fn lock(&self, jid: &FullJid) -> tokio::sync::MutexGuard<'_, ()> {

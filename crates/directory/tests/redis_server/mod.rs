@@ -1,6 +1,12 @@
-//! A real Redis for a test: on a Unix socket, without persistence, gone when dropped.
+//! A real Redis for a test: on a Unix socket, without persistence, gone when dropped. Beside it on
+//! TCP: single servers with or without TLS, Sentinels, a Redis Cluster.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub(crate) mod cluster;
+pub(crate) mod sentinel;
+pub(crate) mod tcp;
+pub(crate) mod tls;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -81,12 +87,7 @@ impl RedisServer {
 
     /// Stops it answering, with connections open, or lets it go on.
     pub(crate) fn freeze(&self, frozen: bool) {
-        let process = self.process.as_ref().expect("it runs");
-        let signal = if frozen { "-STOP" } else { "-CONT" };
-        let status = Command::new("kill")
-            .args([signal, &process.id().to_string()])
-            .status();
-        assert!(status.expect("kill exists").success());
+        freeze(self.process.as_ref().expect("it runs"), frozen);
     }
 
     pub(crate) fn address(&self) -> RedisAddress {
@@ -109,6 +110,15 @@ impl RedisServer {
     fn socket(&self) -> std::path::PathBuf {
         self.dir.path().join("redis.sock")
     }
+}
+
+/// Stops a process, or lets it go on.
+fn freeze(process: &Child, frozen: bool) {
+    let signal = if frozen { "-STOP" } else { "-CONT" };
+    let status = Command::new("kill")
+        .args([signal, &process.id().to_string()])
+        .status();
+    assert!(status.expect("kill exists").success());
 }
 
 impl Drop for RedisServer {

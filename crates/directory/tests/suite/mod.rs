@@ -21,9 +21,10 @@ pub(crate) trait Cluster {
     async fn lose_data(&self);
 }
 
-/// One test for each function of the suite.
+/// One test for each function of the suite; or, with `in turn`, all of them one after the other,
+/// each with what the expression gives.
 macro_rules! directory_suite {
-    ($cluster:ty: $($test:ident,)*) => {
+    (@each [$cluster:ty] $($test:ident,)*) => {
         $(
             #[tokio::test]
             async fn $test() {
@@ -32,8 +33,17 @@ macro_rules! directory_suite {
             }
         )*
     };
+    (@turn [$next:expr] $($test:ident,)*) => {
+        $( suite::$test(&$next).await; )*
+    };
+    (in turn: $next:expr) => {
+        suite::directory_suite! { @all turn [$next] }
+    };
     ($cluster:ty) => {
-        suite::directory_suite! { $cluster:
+        suite::directory_suite! { @all each [$cluster] }
+    };
+    (@all $how:ident [$($with:tt)*]) => {
+        suite::directory_suite! { @$how [$($with)*]
             a_session_is_found_with_what_was_written_last,
             registering_again_displaces_the_older_session,
             a_displaced_session_cannot_write_or_remove,

@@ -30,16 +30,19 @@ impl Schemes for StorageSchemes {
     const ALLOWED: &'static [&'static str] = &["sqlite://", "postgres://", "postgresql://"];
 }
 
-/// Redis: one server, also with TLS or on a Unix socket, or the one that Sentinels name.
+/// Redis: one server, also on a Unix socket, the one that Sentinels name, or a Redis Cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RedisSchemes;
 
 impl Schemes for RedisSchemes {
     const ALLOWED: &'static [&'static str] = &[
         "redis://",
-        "rediss://",
         "redis+unix://",
         "redis-sentinel://",
+        "redis-cluster://",
+        "rediss://",
+        "rediss-sentinel://",
+        "rediss-cluster://",
     ];
 }
 
@@ -133,7 +136,7 @@ pub(super) fn mask_password(url: &str) -> String {
     let query: Vec<_> = query
         .split('&')
         .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("password") => {
+            Some((name, _)) if name.to_ascii_lowercase().contains("pass") => {
                 format!("{name}=***")
             }
             _ => parameter.to_owned(),
@@ -163,6 +166,14 @@ mod tests {
             ),
             ("redis://:s3cret@redis/0", "redis://:***@redis/0"),
             ("redis://redis", "redis://redis"),
+            (
+                "redis-sentinel://:s3cret@a,b/m?sentinel_password=s3cret",
+                "redis-sentinel://:***@a,b/m?sentinel_password=***",
+            ),
+            (
+                "redis+unix:///run/redis.sock?db=1&pass=s3cret",
+                "redis+unix:///run/redis.sock?db=1&pass=***",
+            ),
             ("sqlite://./data/rookery.db", "sqlite://./data/rookery.db"),
         ] {
             assert_eq!(mask_password(url), shown);
