@@ -767,7 +767,11 @@ async fn a_resource_that_is_there_gets_messages_while_another_one_waits() {
 /// The queue of unacknowledged stanzas has a bound. Past it the session may end, but nothing is lost.
 #[tokio::test]
 async fn a_client_that_never_acknowledges_loses_nothing() {
-    let settings = ["limits.outbox_bytes=65536", "sm.resume_timeout=500ms"];
+    let settings = [
+        "limits.outbox_bytes=65536",
+        "c2s.max_stanza_bytes=65536",
+        "sm.resume_timeout=500ms",
+    ];
     let server = TestServer::with(&settings).await;
     let mut alice = server.managed_online("alice/desk").await;
     let mut bob = server.managed_online("bob/phone").await;
@@ -822,7 +826,8 @@ async fn read_number(client: &mut Client, seen: &mut Vec<usize>) -> bool {
 /// What waits for a broken session is bounded as well.
 #[tokio::test]
 async fn a_session_that_waits_for_too_much_loses_nothing() {
-    let server = TestServer::with(&["limits.outbox_bytes=65536"]).await;
+    let server =
+        TestServer::with(&["limits.outbox_bytes=65536", "c2s.max_stanza_bytes=65536"]).await;
     let mut alice = server.managed_online("alice/desk").await;
     let broken = server.managed_online("bob/phone").await.break_connection();
     let long = "x".repeat(1000);
@@ -856,7 +861,8 @@ async fn a_session_that_waits_for_too_much_loses_nothing() {
 /// RFC 7395 §3.6: a WebSocket that breaks is a connection that breaks.
 #[tokio::test]
 async fn a_session_moves_between_transports() {
-    let server = TestServer::start().await;
+    // A WebSocket without TLS is for tests alone.
+    let server = TestServer::with(&["c2s.tls=optional"]).await;
     let mut alice = server.online("alice/desk").await;
     let mut bob = server.bound_by("bob/phone", Security::WebSocket).await;
     bob.enable_management().await;

@@ -37,6 +37,9 @@ pub(crate) async fn answer(
 ) -> Result<Option<Element>, StanzaError> {
     let storage = &session.shard.node().storage;
     let account = &session.account.jid;
+    if !session.shard.node().settings.archive.enabled {
+        return Err(Condition::ServiceUnavailable.into());
+    }
     match request {
         Request::ArchiveQuery => query(session, stanza).await.map(Some),
         Request::ArchiveForm => Ok(Some(mam::form())),

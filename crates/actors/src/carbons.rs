@@ -1,28 +1,58 @@
 //! Copies of messages for the user's other clients: XEP-0280, on all nodes.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use rookery_bus::Frame;
+use rookery_bus::{Frame, LogRef};
 use rookery_features::xep0280_carbons::{self as carbons, Copies, Direction};
 use rookery_features::xep0359_stanza_ids as stanza_ids;
-use rookery_proto::jid::{BareJid, FullJid};
+use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::Stanza;
 use smallvec::SmallVec;
 
 use crate::account::{Account, Resource};
 use crate::outbox::Outgoing;
 use crate::router::Place;
-use crate::shard::{Parcel, Shard};
+use crate::shard::{Parcel, Shard, Work};
 
 impl Shard {
-    /// A client sends a message: the user's other clients get it as well (§8).
-    pub(crate) fn copy_sent(&self, account: &Account, sender: &Resource, message: &Stanza) {
-        if !self.has_others(account, 1) || !is_copied(message, Direction::Sent, Some(sender)) {
+    /// A client's message is on its way: once, its user's other clients get copies (§8).
+    pub(crate) fn copy_to_sender(self: &Rc<Self>, parcel: &mut Parcel, entry: Option<LogRef>) {
+        let Some(from) = parcel.stanza.from.as_ref().filter(|_| parcel.copies) else {
             return;
+        };
+        parcel.copies = false;
+        let work = Work::Copy {
+            message: Arc::clone(&parcel.stanza),
+            entry,
+        };
+        let owner = self.node().shard_of(from.bare_str());
+        if owner == self.index() {
+            self.accept(work);
+        } else {
+            self.pass(owner, work);
         }
-        if let Some(copy) = carbons::copy(message, Direction::Sent, &account.jid) {
-            self.copy(account, copy, vec![sender.jid.clone()]);
+    }
+
+    /// Copies of what one of an account's clients has sent.
+    pub(crate) fn copy_sent(&self, message: &Stanza, entry: Option<LogRef>) {
+        let Some(from) = message.from.as_ref().and_then(Jid::to_full) else {
+            return;
+        };
+        let Some(account) = self.accounts.borrow().get(from.bare_str()).cloned() else {
+            return;
+        };
+        let sender = account.resource(from.resource());
+        if is_copied(message, Direction::Sent, sender.as_deref())
+            && let Some(copy) = copy_of(message, entry, Direction::Sent, &account.jid)
+        {
+            self.copy(&account, copy, vec![from]);
         }
+    }
+
+    /// Whether copies of what a client sends may be wanted.
+    pub(crate) fn wants_copies(&self, account: &Account, message: &Stanza) -> bool {
+        self.has_others(account, 1) && carbons::copies(message, Direction::Sent) != Copies::Nobody
     }
 
     /// A message goes to some of an account's clients: the others get it as well (§7).
@@ -37,14 +67,7 @@ impl Shard {
         {
             return;
         }
-        let copy = match parcel.entry {
-            Some(entry) if entry.archived => {
-                let id = stanza_ids::stanza_id(&account.jid, entry.id);
-                let message = Stanza::clone(message).with_child(id);
-                carbons::copy(&message, Direction::Received, &account.jid)
-            }
-            _ => carbons::copy(message, Direction::Received, &account.jid),
-        };
+        let copy = copy_of(message, parcel.entry, Direction::Received, &account.jid);
         if let Some(copy) = copy {
             let except: Vec<FullJid> = to.iter().map(|place| place.jid().clone()).collect();
             self.copy(account, copy, except);
@@ -99,6 +122,23 @@ impl Shard {
         if let Some(account) = account {
             self.copy_here(&account, &Arc::new(copy), except);
         }
+    }
+}
+
+/// The copy of a message, which names its place in the archive if it has one.
+fn copy_of(
+    message: &Stanza,
+    entry: Option<LogRef>,
+    direction: Direction,
+    account: &BareJid,
+) -> Option<Stanza> {
+    match entry {
+        Some(entry) if entry.archived => {
+            let id = stanza_ids::stanza_id(account, entry.id);
+            let message = message.clone().with_child(id);
+            carbons::copy(&message, direction, account)
+        }
+        _ => carbons::copy(message, direction, account),
     }
 }
 

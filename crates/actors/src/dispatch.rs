@@ -239,7 +239,9 @@ async fn answer(
         }
         Request::DiscoInfo { node } => {
             let visible = sees_presence(session, addressee).await?;
-            Ok(Some(xep0030_disco::account_info(node.as_deref(), visible)?))
+            let has_archive = session.shard.node().settings.archive.enabled;
+            let info = xep0030_disco::account_info(node.as_deref(), visible, has_archive)?;
+            Ok(Some(info))
         }
         Request::DiscoItems { node } => {
             let visible = sees_presence(session, addressee).await?;

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hashbrown::HashMap;
 use rookery_bus::LogRef;
@@ -42,6 +42,8 @@ pub(crate) struct LogQueue {
     recipients: RefCell<HashMap<BareJid, usize>>,
     /// What is with storage now.
     committing: RefCell<Vec<Item>>,
+    /// Committed messages for accounts that seemed to have no resource.
+    for_newcomers: RefCell<Vec<Parcel>>,
 }
 
 struct Item {
@@ -199,7 +201,6 @@ impl Shard {
                 .map_err(|e| reply::storage_error(&e))
         };
         let batch = self.log_queue.committing.take();
-        let mut for_later = Vec::new();
         for item in batch {
             self.forget_recipient(&item.to);
             let (pending, mut parcel) = match (item.message, item.work) {
@@ -219,15 +220,10 @@ impl Shard {
                     continue;
                 }
             };
-            if let Some(parcel) = self.committed(parcel, result) {
-                if pending == Pending::Offline {
-                    for_later.push(parcel.clone());
-                }
+            if let Some(mut parcel) = self.committed(parcel, result) {
+                parcel.for_newcomers = pending == Pending::Offline;
                 self.deliver(Work::Route(parcel));
             }
-        }
-        if !for_later.is_empty() {
-            self.look_who_came(for_later);
         }
     }
 
@@ -258,7 +254,7 @@ impl Shard {
             pending: Pending::No,
         });
         Some(NewMessage {
-            at: SystemTime::now(),
+            at: now_in_millis(),
             stanza: stanza.to_xml().into(),
             recipient: Some(LogCopy {
                 account: to.to_bare(),
@@ -273,11 +269,16 @@ impl Shard {
     /// What storage made of a message. Returns what is to be delivered.
     fn committed(
         self: &Rc<Self>,
-        parcel: Parcel,
+        mut parcel: Parcel,
         result: Result<Stored, Refused>,
     ) -> Option<Parcel> {
         match result {
-            Ok(Stored { recipient, .. }) => {
+            Ok(Stored { recipient, sender }) => {
+                let sent = sender.map(|copy| LogRef {
+                    id: copy.id.0,
+                    archived: copy.archived,
+                });
+                self.copy_to_sender(&mut parcel, sent);
                 let Some(copy) = recipient else {
                     // Not for the recipient's log: it is delivered, or is not.
                     return Some(parcel);
@@ -306,15 +307,22 @@ impl Shard {
         }
     }
 
-    /// Messages for accounts without a resource are committed. A resource may have come on another
+    /// A message for an account without a resource is committed. A resource may have come on another
     /// node after it was looked up in vain and before the commit, and may have read the log too early.
     /// It is registered first and read then, so a look-up now finds it.
-    fn look_who_came(self: &Rc<Self>, parcels: Vec<Parcel>) {
+    pub(crate) fn look_who_came(self: &Rc<Self>, mut parcel: Parcel) {
         if self.node().cluster.is_none() {
+            return;
+        }
+        parcel.for_newcomers = false;
+        let mut gathered = self.log_queue.for_newcomers.borrow_mut();
+        gathered.push(parcel);
+        if gathered.len() > 1 {
             return;
         }
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
+            let parcels = shard.log_queue.for_newcomers.take();
             if let Err(error) = shard.deliver_to_newcomers(parcels).await {
                 tracing::warn!(condition = ?error.condition,
                     "stored messages may wait until their account's next login");
@@ -363,6 +371,7 @@ impl Work {
         match self {
             Self::Route(parcel) => parcel.stanza.from.as_ref(),
             Self::Broadcast { stanza, .. } => stanza.from.as_ref(),
+            Self::Copy { message, .. } => message.from.as_ref(),
             Self::Probe { .. } => None,
         }
     }
@@ -372,4 +381,14 @@ impl Work {
             parcel.passed_log = true;
         }
     }
+}
+
+/// The time as clients see it in an archive, who come back with it to ask for what came since.
+fn now_in_millis() -> SystemTime {
+    let now = SystemTime::now();
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let beyond = Duration::from_nanos(u64::from(since.subsec_nanos() % 1_000_000));
+    now.checked_sub(beyond).unwrap_or(now)
 }

@@ -17,7 +17,7 @@ use rookery_storage::EntryId;
 use crate::shard::Shard;
 
 /// How long confirmations gather before they are written.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The entries of one account that this node deals with.
 #[derive(Debug)]

@@ -50,6 +50,11 @@ impl Receipts {
         self.lock().h()
     }
 
+    /// Whether everything that has come is dealt with.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.lock().is_complete()
+    }
+
     /// Waits until everything that has come so far is dealt with.
     pub(crate) async fn settled(&self) {
         let received = self.lock().received();

@@ -57,6 +57,7 @@ impl Work {
             Self::Route(parcel) => parcel.stanza.to.as_ref().map(Jid::bare_str),
             Self::Broadcast { to, .. } => to.first().map(BareJid::as_str),
             Self::Probe { contacts, .. } => contacts.first().map(BareJid::as_str),
+            Self::Copy { message, .. } => message.from.as_ref().map(Jid::bare_str),
         }
     }
 
@@ -66,6 +67,7 @@ impl Work {
             Self::Route(parcel) => parcel.stanza.to.clone(),
             Self::Broadcast { to, .. } => to.first().cloned().map(Jid::from),
             Self::Probe { contacts, .. } => contacts.first().cloned().map(Jid::from),
+            Self::Copy { message, .. } => message.from.clone(),
         }
     }
 }
@@ -110,6 +112,7 @@ impl Shard {
                 self.broadcast_here(&stanza, to, accepted, from_bus);
             }
             Work::Probe { prober, contacts } => self.probe_here(&prober, contacts),
+            Work::Copy { .. } => self.deliver(work),
         }
     }
 
@@ -266,6 +269,10 @@ impl Shard {
                 }
                 None
             }
+            Work::Copy { message, entry } => {
+                self.copy_sent(&message, entry);
+                None
+            }
         }
     }
 
@@ -347,7 +354,7 @@ impl Shard {
     fn give_up(self: &Rc<Self>, work: Work, error: &StanzaError) {
         match work {
             Work::Route(parcel) => self.bounce(parcel, error),
-            Work::Broadcast { .. } | Work::Probe { .. } => {}
+            Work::Broadcast { .. } | Work::Probe { .. } | Work::Copy { .. } => {}
         }
     }
 
@@ -410,6 +417,7 @@ impl Shard {
             self.put_behind_log(Work::Route(parcel), to.to_bare());
             return None;
         }
+        self.copy_to_sender(&mut parcel, None);
         self.carry_out(parcel, decision, here.as_deref(), &places)
     }
 
@@ -440,6 +448,9 @@ impl Shard {
             _ if parcel.entry.is_some() => {
                 if let Some(here) = here {
                     here.log.came();
+                }
+                if parcel.for_newcomers {
+                    self.look_who_came(parcel);
                 }
                 None
             }

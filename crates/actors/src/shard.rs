@@ -64,6 +64,10 @@ pub struct Parcel {
     pub counts: bool,
     /// Whether it has been in the queue for the log, and need not be again.
     pub passed_log: bool,
+    /// Whether to look once more for a resource if there is none: it was just committed.
+    pub for_newcomers: bool,
+    /// Whether its sender's other clients are to get copies (XEP-0280).
+    pub copies: bool,
 }
 
 impl Parcel {
@@ -85,6 +89,8 @@ impl Parcel {
             receipt: None,
             counts: true,
             passed_log: false,
+            for_newcomers: false,
+            copies: false,
         }
     }
 
@@ -141,6 +147,13 @@ pub enum Work {
         accepted: Instant,
         /// Whether it came from another node, so that it is for local resources alone.
         from_bus: bool,
+    },
+    /// A client of an account of the receiving shard has sent a message: copies for its other clients.
+    Copy {
+        /// The message, from the client's full JID.
+        message: Arc<Stanza>,
+        /// Where it stands in the sender's log, if it does.
+        entry: Option<LogRef>,
     },
     /// Send the current presence of these accounts to one resource (RFC 6121 §4.3.2).
     Probe {

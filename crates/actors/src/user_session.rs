@@ -73,7 +73,7 @@ pub struct Detached {
     pub generation: u32,
     /// What was taken from the outbox and not written completely, oldest first.
     pub unsent: Vec<Outgoing>,
-    /// Whether the client closed the stream itself.
+    /// Whether the stream was closed in form, by whichever side.
     pub clean: bool,
 }
 

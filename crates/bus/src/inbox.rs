@@ -19,7 +19,11 @@ pub(crate) struct Inbox {
     last: HashMap<Epoch, u64>,
     out: mpsc::Sender<Inbound>,
     handled: Arc<Handled>,
+    heard: Heard,
 }
+
+/// Told which version of the frames a node has written.
+pub(crate) type Heard = Box<dyn Fn(Epoch, u8) + Send + Sync>;
 
 /// Held by whoever handles frames; dropping it says that they are handled.
 #[derive(Debug)]
@@ -45,11 +49,12 @@ struct HandledState {
 }
 
 impl Inbox {
-    pub(crate) fn new(out: mpsc::Sender<Inbound>) -> Self {
+    pub(crate) fn new(out: mpsc::Sender<Inbound>, heard: Heard) -> Self {
         Self {
             last: HashMap::new(),
             out,
             handled: Arc::default(),
+            heard,
         }
     }
 
@@ -70,6 +75,9 @@ impl Inbox {
             }
         };
         metrics::RECEIVED.batch(frames.len(), batch.len());
+        if let Some(version) = batch.first() {
+            (self.heard)(head.from, *version);
+        }
         let last = self.last.entry(head.from).or_default();
         if head.sequence <= *last {
             metrics::DUPLICATES.inc();
@@ -232,7 +240,7 @@ mod tests {
 
     fn inbox() -> (Inbox, mpsc::Receiver<Inbound>) {
         let (sender, receiver) = mpsc::channel(16);
-        (Inbox::new(sender), receiver)
+        (Inbox::new(sender, Box::new(|_, _| {})), receiver)
     }
 
     fn frames(inbound: Inbound) -> (Epoch, Vec<Frame>) {

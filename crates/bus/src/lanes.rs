@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::frame::{self, BatchHead, MAX_FRAME_BYTES, OLDEST_VERSION, VERSION};
-use crate::inbox::now_micros;
+use crate::inbox::{Heard, now_micros};
 use crate::pace::Pace;
 use crate::transport::{Appended, Transport};
 use crate::{Frame, Inbound, Limits, Reason, Refused, Spoken, metrics};
@@ -132,6 +132,19 @@ impl Lanes {
                 }
             }
             Refused { frame, reason }
+        })
+    }
+
+    /// Takes note of which version other nodes have written: one that has just joined may ask before the
+    /// directory knows it.
+    pub(crate) fn listener(lanes: &Arc<Self>) -> Heard {
+        let lanes = Arc::clone(lanes);
+        Box::new(move |from, version| {
+            if version > OLDEST_VERSION {
+                let lane = lanes.lane(from);
+                lane.version
+                    .fetch_max(version.min(VERSION), Ordering::Relaxed);
+            }
         })
     }
 
@@ -347,7 +360,7 @@ impl Lane {
         if known == VERSION {
             return known;
         }
-        let version = spoken(self.to).clamp(OLDEST_VERSION, VERSION);
+        let version = spoken(self.to).clamp(known.max(OLDEST_VERSION), VERSION);
         self.version.store(version, Ordering::Relaxed);
         version
     }

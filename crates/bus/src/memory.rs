@@ -94,7 +94,7 @@ impl MemoryHub {
         });
         let patience = limits.flush_patience;
         let lanes = Lanes::new(epoch, limits, transport, sender.downgrade(), self.spoken());
-        let inbox = Inbox::new(sender);
+        let inbox = Inbox::new(sender, Box::new(|_, _| {}));
         let handled = inbox.handled();
         let reader = tokio::spawn(read(self.shared.clone(), epoch, inbox)).abort_handle();
         MemoryBus {

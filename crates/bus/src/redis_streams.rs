@@ -138,7 +138,7 @@ impl RedisBus {
             sender.downgrade(),
             config.spoken,
         ));
-        let inbox = Inbox::new(sender);
+        let inbox = Inbox::new(sender, Lanes::listener(&lanes));
         let key = keys::inbox(&transport.prefix, epoch);
         let handled = inbox.handled();
         let delete = delete_handled(transport.clone(), key.clone(), handled.clone());

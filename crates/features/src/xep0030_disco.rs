@@ -10,7 +10,7 @@ use rookery_proto::stanza::Stanza;
 use rookery_proto::xml::Element;
 
 use crate::feature::{Feature, announced, announced_on_accounts};
-use crate::xep0115_caps;
+use crate::{xep0115_caps, xep0313_mam, xep0359_stanza_ids};
 
 /// Announced in service discovery and listed in the README.
 pub const FEATURE: Feature =
@@ -124,14 +124,26 @@ pub fn server_items(node: Option<&str>) -> Result<Element, Condition> {
 /// Answers disco#info for an account's bare JID.
 ///
 /// `sees_presence` says whether the account exists *and* who asks may see its presence: the
-/// account itself, or a contact with a subscription `from` or `both` in its roster.
+/// account itself, or a contact with a subscription `from` or `both` in its roster. `has_archive`:
+/// whether the server archives messages.
 ///
 /// # Errors
 /// `ServiceUnavailable` to those who may not see whether the account exists (§8, rule 1), whatever
 /// they ask; `ItemNotFound` to the others for any node.
-pub fn account_info(node: Option<&str>, sees_presence: bool) -> Result<Element, Condition> {
+pub fn account_info(
+    node: Option<&str>,
+    sees_presence: bool,
+    has_archive: bool,
+) -> Result<Element, Condition> {
     match node {
         _ if !sees_presence => Err(Condition::ServiceUnavailable),
+        None if !has_archive => {
+            let mut info = Info::of_account().clone();
+            let of_archive =
+                |name: &str| name.starts_with(xep0313_mam::NS) || name == xep0359_stanza_ids::NS;
+            info.features.retain(|name| !of_archive(name));
+            Ok(info.to_element(None))
+        }
         None => Ok(Info::of_account().to_element(None)),
         Some(_) => Err(Condition::ItemNotFound),
     }
@@ -194,7 +206,7 @@ mod tests {
     #[test]
     fn an_account_is_shown_to_those_who_see_its_presence() {
         assert_eq!(
-            account_info(None, true).unwrap(),
+            account_info(None, true, true).unwrap(),
             element(
                 "<query xmlns='http://jabber.org/protocol/disco#info'>\
                  <identity category='account' type='registered'/>\
@@ -209,14 +221,17 @@ mod tests {
             )
         );
         assert_eq!(
-            account_info(None, false),
+            account_info(None, false, true),
             Err(Condition::ServiceUnavailable)
         );
         assert_eq!(
-            account_info(Some("n"), false),
+            account_info(Some("n"), false, true),
             Err(Condition::ServiceUnavailable)
         );
-        assert_eq!(account_info(Some("n"), true), Err(Condition::ItemNotFound));
+        assert_eq!(
+            account_info(Some("n"), true, true),
+            Err(Condition::ItemNotFound)
+        );
     }
 
     /// §4.1, §8

@@ -30,7 +30,8 @@ pub(super) struct Ending {
     deadline: Instant,
     /// The session, which is told once it is clear which of its stanzas have gone out.
     bound: Option<Bound>,
-    /// Whether the client has closed the stream.
+    /// Whether the stream is closed in form, by whichever side: the session then ends with it, also one
+    /// that could be resumed if its connection broke.
     clean: bool,
 }
 
@@ -53,7 +54,7 @@ impl Ending {
         self.bound.as_ref()
     }
 
-    /// Takes the session, to tell it that the connection is gone and whether the client closed it.
+    /// Takes the session, to tell it that the connection is gone and whether the stream was closed.
     pub(super) fn release(&mut self) -> Option<(Bound, bool)> {
         Some((self.bound.take()?, self.clean))
     }
@@ -64,7 +65,7 @@ impl Connection {
     pub(super) fn begin_end(&mut self, end: End, cx: &mut Context<'_>) -> Result<(), Lost> {
         let (error, clean) = match end {
             End::Theirs => (None, true),
-            End::Ours(error) => (error, false),
+            End::Ours(error) => (error, true),
             End::Cut => return Err(Lost::Cut),
         };
         if let Some(error) = &error {

@@ -146,6 +146,9 @@ impl Session {
         let Some(receipts) = self.receipts() else {
             return;
         };
+        if receipts.is_settled() {
+            return self.resource.outbox.control(sm::ack(receipts.h()));
+        }
         let session = Rc::clone(self);
         actix_rt::spawn(async move {
             let mut settled = std::pin::pin!(receipts.settled());

@@ -223,7 +223,7 @@ impl Session {
     }
 
     /// Sends a stanza on, unless the user blocks the recipient (XEP-0191 §3.5).
-    pub(crate) fn route(self: &Rc<Self>, parcel: Parcel) -> Taken {
+    pub(crate) fn route(self: &Rc<Self>, mut parcel: Parcel) -> Taken {
         let blocked = match (&*self.account.block_list.borrow(), &parcel.stanza.to) {
             (Some(list), Some(to)) => list.blocks(to) && to.bare_str() != self.jid.bare_str(),
             (None, _) => {
@@ -244,17 +244,11 @@ impl Session {
             self.refuse(parcel, &reply::blocked_by_sender());
             return Taken::Done;
         }
-        self.send_on(parcel);
-        Taken::Done
-    }
-
-    /// The stanza leaves the session; the user's other resources get copies of messages (XEP-0280).
-    fn send_on(self: &Rc<Self>, parcel: Parcel) {
         if let Kind::Message(_) = parcel.stanza.kind {
-            self.shard
-                .copy_sent(&self.account, &self.resource, &parcel.stanza);
+            parcel.copies = self.shard.wants_copies(&self.account, &parcel.stanza);
         }
         self.shard.accept(Work::Route(parcel));
+        Taken::Done
     }
 
     /// Answers a stanza with an error, if it is one that gets answers.
