@@ -55,6 +55,12 @@ async fn users_of_a_killed_node_log_in_on_another_at_once() {
     alice.send(chat_to("bob@localhost", "1")).await;
     bob.expect(chat_from("alice@localhost/desk", "1")).await;
 
+    // What a node has not noted as delivered when it dies is delivered once more.
+    rookery_tests::eventually("the delivery to be noted", || async {
+        let noted = "rookery_storage_log_rows_delivered_total";
+        cluster.node(1).metric(noted, "").await > 0.5
+    })
+    .await;
     cluster.node_mut(1).kill();
     bob.vanish();
     let start = Instant::now();

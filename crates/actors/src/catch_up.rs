@@ -15,6 +15,7 @@ use rookery_proto::stanza::Stanza;
 use rookery_storage::{Entry, EntryId};
 
 use crate::account::{Account, Resource};
+use crate::cluster::Remote;
 use crate::outbox::Outgoing;
 use crate::shard::Shard;
 
@@ -25,6 +26,39 @@ const PAGE: usize = 100;
 const ACCOUNTS: usize = 500;
 
 impl Shard {
+    /// A resource has become able to take messages. What is undelivered in its account's log is for the
+    /// first such resource: if there is another one, on whichever node, it is on its way to that.
+    pub(crate) async fn join_in(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
+        if let Err(error) = self.look_up(std::slice::from_ref(&account.jid)).await {
+            tracing::warn!(condition = ?error.condition, "the account's other resources are not known");
+        }
+        if self.is_first(account, resource) {
+            self.catch_up(account, resource);
+        } else {
+            resource.takes_messages.set(true);
+        }
+    }
+
+    fn is_first(&self, account: &Account, resource: &Rc<Resource>) -> bool {
+        let is_other = |other: &Rc<Resource>| {
+            !Rc::ptr_eq(other, resource) && (other.takes_messages.get() || other.reads_log.get())
+        };
+        if account.resources.borrow().iter().any(is_other) {
+            return false;
+        }
+        // Of two that come at the same time on different nodes, the older session reads. One on a node
+        // that has died is cleared up soon; then the log is read again.
+        let is_older = |remote: &Remote| {
+            remote.available && remote.priority >= 0 && remote.sequence < resource.sequence.get()
+        };
+        !self
+            .cache
+            .borrow()
+            .get(account.jid.as_str())
+            .iter()
+            .any(is_older)
+    }
+
     /// Gives a resource what is undelivered in its account's log. If it does not take messages yet,
     /// it does when it has that.
     pub(crate) fn catch_up(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
@@ -81,13 +115,13 @@ impl Shard {
                     return;
                 }
                 resource.read_up_to.set(entry.id.0);
+                // A long log must not overflow the outbox.
+                resource.outbox.room().await;
             }
             // What came while the last page was read is on the next one.
             if is_last && account.log.arrivals() == arrivals {
                 return;
             }
-            // A long log must not overflow the outbox.
-            resource.outbox.room().await;
             if resource.outbox.is_closed() {
                 return;
             }

@@ -150,6 +150,26 @@ impl Cluster {
         }
     }
 
+    /// The accounts of these sessions may have undelivered messages: their resources elsewhere read the
+    /// log.
+    async fn tell_log_readers(&self, lost: &[SessionRow]) {
+        let mut accounts: Vec<BareJid> = lost.iter().map(|row| row.jid.to_bare()).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        let own = self.epoch();
+        let Ok(all) = self.directory.lookup(&accounts).await else {
+            return;
+        };
+        for (account, rows) in accounts.into_iter().zip(all) {
+            let willing = rows.iter().filter(|row| row.available && row.priority >= 0);
+            if let Some(row) = willing.max_by_key(|row| row.priority)
+                && row.epoch != own
+            {
+                self.tell([row.epoch], &Frame::LogChanged { account });
+            }
+        }
+    }
+
     pub(crate) async fn shutdown(&self) {
         self.bus.shutdown().await;
         self.directory.shutdown().await;
@@ -161,6 +181,7 @@ impl Cluster {
 pub(crate) struct Remote {
     pub(crate) jid: FullJid,
     pub(crate) epoch: Epoch,
+    pub(crate) sequence: u64,
     pub(crate) available: bool,
     pub(crate) priority: i8,
     pub(crate) presence: Option<Arc<Stanza>>,
@@ -320,6 +341,7 @@ fn remote(row: SessionRow) -> Remote {
     Remote {
         jid: row.jid,
         epoch: row.epoch,
+        sequence: row.sequence,
         available: row.available,
         priority: row.priority,
         presence,
@@ -370,6 +392,8 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
                 shard.cache.borrow_mut().forget_node(lost.epoch);
             })
             .await;
+            // It may have committed messages for accounts here without getting to deliver them.
+            read_all_logs(node).await;
         }
         Event::Claimed { node: lost } => claim_inbox(node, cluster, lost.epoch),
         Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
@@ -416,6 +440,11 @@ fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<
         }
         if let Err(error) = directory.collected(&lost, &rows).await {
             tracing::warn!(%error, "a dead node's sessions stayed in the directory");
+        }
+        // What was on its way to them is for the accounts' other resources.
+        read_all_logs(&node).await;
+        if let Some(cluster) = &node.cluster {
+            cluster.tell_log_readers(&rows).await;
         }
     });
 }
@@ -648,10 +677,12 @@ impl Shard {
 
     /// A newer session took this resource on another node.
     fn evict(&self, session: &FullJid, sequence: u64) {
+        self.cache.borrow_mut().forget(session.bare_str());
+        // What waited for a session to be registered on its new node goes there now.
+        drop(self.moved_out.borrow_mut().remove(session));
         let Some(entry) = self.accounts.borrow().get(session.bare_str()).cloned() else {
             return;
         };
-        self.cache.borrow_mut().forget(session.bare_str());
         if let Some(resource) = entry.resource(session.resource())
             && resource.sequence.get() <= sequence
         {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use rookery_bus::{Frame, MovedSession, ResumeReady, ResumeRefused};
+use rookery_directory::SessionRow;
 use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::cluster::Epoch;
 use rookery_proto::error::Condition;
@@ -27,11 +28,18 @@ use crate::resumption::{NotResumed, ResumeRequest};
 use crate::shard::{Bound, Shard};
 use crate::user_session::{Give, Offer};
 
-/// How long the node that has a session may take to answer; it waits for storage meanwhile.
-const ASK_PATIENCE: Duration = Duration::from_secs(25);
+/// How long the node that has a session may take to answer; it waits for storage meanwhile. A node that
+/// was killed a moment ago does not answer, and its clients wait that long.
+const ASK_PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long it may take to hand the session over.
-const TAKE_PATIENCE: Duration = Duration::from_secs(10);
+const TAKE_PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long a node that displaces a session waits for what the other one has confirmed.
+const CONFIRM_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long what comes for a session that was taken waits for its new node to be known.
+const REGISTER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Questions to other nodes that wait for their answers.
 #[derive(Default)]
@@ -99,8 +107,8 @@ async fn ask<T>(
     answer.ok()?.ok()
 }
 
-/// The node that an identifier names.
-fn owner(previd: &str) -> Option<Epoch> {
+/// The node that made an identifier.
+fn maker(previd: &str) -> Option<Epoch> {
     let (epoch, _) = previd.split_once('.')?;
     u64::from_str_radix(epoch, 16).ok().map(Epoch)
 }
@@ -108,36 +116,50 @@ fn owner(previd: &str) -> Option<Epoch> {
 // The node that the client came to.
 
 impl Shard {
-    /// Brings a session of the account here from the node that its identifier names.
+    /// Brings a session of the account here from the node that has it: the one that made its
+    /// identifier, or one that has sessions of the account.
     pub(crate) async fn fetch_session(
         self: &Rc<Self>,
         request: ResumeRequest,
     ) -> Result<Bound, NotResumed> {
         let node = Arc::clone(self.node());
-        let (Some(cluster), Some(owner)) = (&node.cluster, owner(&request.previd)) else {
+        let Some(cluster) = &node.cluster else {
             return Err(NotResumed::unknown());
         };
-        let is_there = cluster.directory.nodes().iter().any(|n| n.epoch == owner);
-        if owner == cluster.epoch() || !is_there {
-            return Err(NotResumed::unknown());
-        }
-        let answer = ask(cluster, owner, ASK_PATIENCE, Question::Ask, |number| {
-            Frame::ResumeAsk {
-                request: number,
-                account: request.account.clone(),
-                id: request.previd.clone(),
-                h: request.h,
+        let mut refused = NotResumed::unknown();
+        for owner in candidates(cluster, &request).await {
+            let answer = ask(cluster, owner, ASK_PATIENCE, Question::Ask, |number| {
+                Frame::ResumeAsk {
+                    request: number,
+                    account: request.account.clone(),
+                    id: request.previd.clone(),
+                    h: request.h,
+                }
+            });
+            match answer.await {
+                Some(Ok(ResumeReady { session })) => {
+                    return self.take_in_turn(owner, session, request).await;
+                }
+                Some(Err(answer)) if !answer.unknown => {
+                    return Err(not_resumed(&answer, request.h));
+                }
+                Some(Err(answer)) => refused = not_resumed(&answer, request.h),
+                None => {}
             }
-        });
-        let session = match answer.await {
-            Some(Ok(ResumeReady { session })) => session,
-            Some(Err(refused)) => return Err(not_resumed(&refused, request.h)),
-            None => return Err(NotResumed::unknown()),
-        };
+        }
+        Err(refused)
+    }
+
+    /// Takes a session over; what comes for its account waits meanwhile.
+    async fn take_in_turn(
+        self: &Rc<Self>,
+        owner: Epoch,
+        session: FullJid,
+        request: ResumeRequest,
+    ) -> Result<Bound, NotResumed> {
         let (done, bound) = oneshot::channel();
         let shard = Rc::clone(self);
         let account = request.account.clone();
-        // What comes for the account waits until the session is here.
         let job = Box::pin(async move {
             let bound = shard.take_over(owner, session, request).await;
             // The connection waits for a binding, whatever happens to it.
@@ -153,24 +175,10 @@ impl Shard {
         jid: FullJid,
         request: ResumeRequest,
     ) -> Result<Bound, NotResumed> {
-        let Some(cluster) = &self.node().cluster else {
+        let node = Arc::clone(self.node());
+        let Some(cluster) = &node.cluster else {
             return Err(NotResumed::unknown());
         };
-        self.end_local(&request.account, &jid).await;
-        let registered = cluster.directory.register(&jid).await.map_err(|error| {
-            tracing::warn!(%jid, %error, "cannot register a session");
-            NotResumed::Failed(Condition::ResourceConstraint, None)
-        })?;
-        let sequence = registered.sequence;
-        let was_available = registered
-            .displaced
-            .as_ref()
-            .is_some_and(|row| row.available);
-        if let Some(other) = registered.displaced.filter(|row| row.epoch != owner) {
-            // Somebody else has bound the resource since.
-            cluster.evict(&other);
-        }
-        self.cache.borrow_mut().forget(request.account.as_str());
         let state = ask(cluster, owner, TAKE_PATIENCE, Question::Take, |number| {
             Frame::ResumeTake {
                 request: number,
@@ -178,16 +186,29 @@ impl Shard {
                 id: request.previd.clone(),
             }
         });
-        let Some(state) = state.await.flatten() else {
-            cluster.unregister(&jid, sequence);
-            if was_available {
-                let account = self.account(&request.account);
-                self.tell_of_displaced(&account, jid).await;
-                self.tidy(&request.account);
+        // One of several that ask gets it.
+        let state = state.await.flatten().ok_or_else(NotResumed::unknown)?;
+        self.end_local(&request.account, &jid).await;
+        let registered = match cluster.directory.register(&jid).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::warn!(%jid, %error, "cannot register a session that has moved here");
+                return Err(NotResumed::Failed(Condition::ResourceConstraint, None));
             }
-            return Err(NotResumed::unknown());
         };
-        Ok(self.go_on_with(*state, request, sequence).await)
+        if let Some(other) = registered.displaced.filter(|row| row.epoch != owner) {
+            // Somebody has bound the resource since.
+            cluster.evict(&other);
+        }
+        self.cache.borrow_mut().forget(request.account.as_str());
+        let bound = self.go_on_with(*state, request, registered.sequence).await;
+        // The old node lets go what waited there.
+        let frame = Frame::Evict {
+            session: jid,
+            sequence: 0,
+        };
+        cluster.tell([owner], &frame);
+        Ok(bound)
     }
 
     /// A session that came from another node runs here from now on.
@@ -212,6 +233,26 @@ impl Shard {
         }
         bound
     }
+}
+
+/// The nodes that may have a session.
+async fn candidates(cluster: &Cluster, request: &ResumeRequest) -> Vec<Epoch> {
+    let living = cluster.directory.nodes();
+    let own = cluster.epoch();
+    let rows = cluster
+        .directory
+        .lookup(std::slice::from_ref(&request.account))
+        .await;
+    // Without the directory there is still the one that made it.
+    let rows = rows.unwrap_or_default();
+    let mut candidates: Vec<Epoch> = maker(&request.previd).into_iter().collect();
+    for row in rows.iter().flatten() {
+        if !candidates.contains(&row.epoch) {
+            candidates.push(row.epoch);
+        }
+    }
+    candidates.retain(|epoch| *epoch != own && living.iter().any(|node| node.epoch == *epoch));
+    candidates
 }
 
 fn not_resumed(refused: &ResumeRefused, h: u32) -> NotResumed {
@@ -272,9 +313,80 @@ impl Shard {
             };
             // The new node reads the log: it must not find what the client has.
             shard.write_confirmations().await;
+            if let Some(state) = &state {
+                shard.hold_for_move(state.jid.clone());
+            }
             let frame = Frame::ResumeState { request, state };
             reply(shard.node(), from, frame);
         });
+    }
+}
+
+impl Shard {
+    /// What comes for a session that was taken waits until its new node has registered it.
+    fn hold_for_move(self: &Rc<Self>, jid: FullJid) {
+        let (registered, wait) = oneshot::channel();
+        self.moved_out.borrow_mut().insert(jid.clone(), registered);
+        let account = jid.to_bare();
+        let shard = Rc::clone(self);
+        let job = Box::pin(async move {
+            if tokio::time::timeout(REGISTER_PATIENCE, wait).await.is_ok() {
+                return;
+            }
+            shard.moved_out.borrow_mut().remove(&jid);
+            shard.never_registered(jid).await;
+        });
+        self.in_turn(account, job);
+    }
+
+    /// A session was taken, and its new node has not registered it: it died with it.
+    async fn never_registered(self: &Rc<Self>, jid: FullJid) {
+        let Some(cluster) = &self.node().cluster else {
+            return;
+        };
+        let account = jid.to_bare();
+        let rows = cluster
+            .directory
+            .lookup(std::slice::from_ref(&account))
+            .await;
+        let own = cluster.epoch();
+        let is_left = |row: &SessionRow| row.jid == jid && row.epoch == own;
+        let rows = rows.unwrap_or_default();
+        let Some(row) = rows.iter().flatten().find(|row| is_left(row)) else {
+            return;
+        };
+        let (sequence, was_available) = (row.sequence, row.available);
+        cluster.unregister(&jid, sequence);
+        if was_available {
+            let entry = self.account(&account);
+            self.tell_of_displaced(&entry, jid).await;
+        }
+    }
+}
+
+impl NodeShared {
+    /// A session that runs on another node was displaced: what its client has confirmed is to be written
+    /// before its log is read here.
+    pub(crate) async fn wait_for_confirmations(&self, old: &SessionRow) {
+        let Some(cluster) = self.cluster.as_ref().filter(|c| c.epoch() != old.epoch) else {
+            return;
+        };
+        let account = old.jid.to_bare();
+        // There is no session of this name to take; the answer comes when all is written.
+        let written = ask(
+            cluster,
+            old.epoch,
+            CONFIRM_PATIENCE,
+            Question::Take,
+            |number| Frame::ResumeTake {
+                request: number,
+                account,
+                id: String::new(),
+            },
+        );
+        if written.await.is_none() {
+            tracing::debug!(jid = %old.jid, "a displaced session's node did not answer");
+        }
     }
 }
 

@@ -247,7 +247,7 @@ impl List {
             self.tell_resource(&resource);
         }
         if priority >= 0 && !had_messages {
-            self.shard.catch_up(&self.account, &resource);
+            self.shard.join_in(&self.account, &resource).await;
         }
         self.shard.flush();
         Ok(())

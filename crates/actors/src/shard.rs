@@ -21,7 +21,7 @@ use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{PresenceType, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::account::{Account, Resource};
 use crate::cluster::Cache;
@@ -174,6 +174,8 @@ pub struct Shard {
     pub(crate) cache: RefCell<Cache>,
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
+    /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
+    pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     outgoing: Vec<ForShard>,
     room: Notify,
     next_id: Cell<u64>,
@@ -226,6 +228,7 @@ impl Shard {
             cache: RefCell::new(Cache::new(cached)),
             log_queue: LogQueue::default(),
             confirmations: RefCell::default(),
+            moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             room: Notify::new(),
             next_id: Cell::new(0),
@@ -297,6 +300,7 @@ impl Shard {
             sequence = registered.sequence;
             if let Some(old) = registered.displaced {
                 cluster.evict(&old);
+                self.node.wait_for_confirmations(&old).await;
                 displaced = old.available.then_some(old.jid);
             }
             self.cache.borrow_mut().forget(request.account.as_str());

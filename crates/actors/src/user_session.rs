@@ -316,7 +316,8 @@ impl Session {
     /// Stanzas that the client never got, or did not acknowledge: messages look for another resource
     /// or wait in the log, requests are answered with an error (RFC 6121 §8.5.3.2).
     fn return_unsent(&self, unsent: impl Iterator<Item = Outgoing>) {
-        let mut is_undelivered_again = false;
+        // One that was reading the log may have left the rest of it.
+        let mut is_undelivered_again = self.resource.reads_log.get();
         for outgoing in unsent {
             if let Some(entry) = outgoing.entry {
                 is_undelivered_again |= self.account.log.given_up(entry.id);

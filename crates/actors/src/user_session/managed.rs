@@ -33,6 +33,9 @@ const ACK_PATIENCE: Duration = Duration::from_secs(5);
 /// earlier.
 const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same for a client that has come to another node, which waits as well.
+const OFFER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What stream management needs to know of a session.
 #[derive(Debug)]
 pub(crate) struct Managed {
@@ -311,7 +314,7 @@ impl Handler<Offer> for UserSession {
         self.let_go();
         let generation = self.generation;
         let settled = async move {
-            tokio::time::timeout(RESUME_PATIENCE, receipts.settled())
+            tokio::time::timeout(OFFER_PATIENCE, receipts.settled())
                 .await
                 .map(|()| receipts.h())
         };
