@@ -46,49 +46,58 @@ impl Shard {
         if is_copied(message, Direction::Sent, sender.as_deref())
             && let Some(copy) = copy_of(message, entry, Direction::Sent, &account.jid)
         {
-            self.copy(&account, copy, vec![from]);
+            self.copy(&account.jid, Some(&account), copy, vec![from]);
         }
     }
 
     /// Whether copies of what a client sends may be wanted.
     pub(crate) fn wants_copies(&self, account: &Account, message: &Stanza) -> bool {
-        self.has_others(account, 1) && carbons::copies(message, Direction::Sent) != Copies::Nobody
+        self.has_others(&account.jid, Some(account), 1)
+            && carbons::copies(message, Direction::Sent) != Copies::Nobody
     }
 
     /// A message goes to some of an account's clients: the others get it as well (§7).
-    pub(crate) fn copy_received(&self, account: &Account, parcel: &Parcel, to: &[&Place]) {
+    pub(crate) fn copy_received(
+        &self,
+        account: &BareJid,
+        here: Option<&Account>,
+        parcel: &Parcel,
+        to: &[&Place],
+    ) {
         let message = &parcel.stanza;
         let addressee = match to {
             [Place::Here(resource)] => Some(&**resource),
             _ => None,
         };
-        if !self.has_others(account, to.len())
+        if !self.has_others(account, here, to.len())
             || !is_copied(message, Direction::Received, addressee)
         {
             return;
         }
-        let copy = copy_of(message, parcel.entry, Direction::Received, &account.jid);
+        let copy = copy_of(message, parcel.entry, Direction::Received, account);
         if let Some(copy) = copy {
             let except: Vec<FullJid> = to.iter().map(|place| place.jid().clone()).collect();
-            self.copy(account, copy, except);
+            self.copy(account, here, copy, except);
         }
     }
 
     /// Whether the account has more clients than that, on all nodes, as far as is known.
-    fn has_others(&self, account: &Account, count: usize) -> bool {
-        let here = account.resources.borrow().len();
-        here + self.cache.borrow().get(account.jid.as_str()).len() > count
+    fn has_others(&self, account: &BareJid, here: Option<&Account>, count: usize) -> bool {
+        let here = here.map_or(0, |account| account.resources.borrow().len());
+        here + self.cache.borrow().get(account.as_str()).len() > count
     }
 
     /// Hands a copy to the clients that want copies, but those in `except`.
-    fn copy(&self, account: &Account, copy: Stanza, except: Vec<FullJid>) {
+    fn copy(&self, account: &BareJid, here: Option<&Account>, copy: Stanza, except: Vec<FullJid>) {
         let copy = Arc::new(copy);
-        self.copy_here(account, &copy, &except);
+        if let Some(here) = here {
+            self.copy_here(here, &copy, &except);
+        }
         let Some(cluster) = &self.node().cluster else {
             return;
         };
         let mut nodes: SmallVec<[_; 2]> = SmallVec::new();
-        for remote in self.cache.borrow().get(account.jid.as_str()) {
+        for remote in self.cache.borrow().get(account.as_str()) {
             if !except.contains(&remote.jid) && !nodes.contains(&remote.epoch) {
                 nodes.push(remote.epoch);
             }
@@ -97,7 +106,7 @@ impl Shard {
             return;
         }
         let frame = Frame::Carbon {
-            account: account.jid.clone(),
+            account: account.clone(),
             stanza: Stanza::clone(&copy),
             except,
         };

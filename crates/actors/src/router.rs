@@ -439,8 +439,10 @@ impl Shard {
                     .iter()
                     .filter_map(|i| places.get(*i).map(|p| &p.0))
                     .collect();
-                if let (Some(here), Kind::Message(_)) = (here, parcel.stanza.kind) {
-                    self.copy_received(here, &parcel, &chosen);
+                if let (Kind::Message(_), Some(to)) = (parcel.stanza.kind, &parcel.stanza.to)
+                    && places.len() > chosen.len()
+                {
+                    self.copy_received(&to.to_bare(), here, &parcel, &chosen);
                 }
                 self.hand_to(parcel, &chosen)
             }

@@ -278,6 +278,8 @@ impl Session {
         }
         actix_rt::spawn(async move {
             if let Some(cluster) = &session.shard.node().cluster {
+                // Whoever binds the resource on another node waits for this: it reads the log then.
+                session.shard.write_confirmations().await;
                 let sequence = session.resource.sequence.get();
                 let tell_contacts = cluster.release(&session.resource.jid, sequence).await;
                 session.leave(tell_contacts).await;
