@@ -10,5 +10,6 @@ mod sessions;
 mod slixmpp;
 
 // To come with issue 3; they compile, and fail until the server can do it:
+// mod chaos;
 // mod log_first;
 // mod moving;
