@@ -1,6 +1,7 @@
 //! What several suites have their clients do.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rookery_tests::prelude::*;
@@ -56,15 +57,15 @@ pub(crate) async fn ask(one: &mut Client, other: &mut Client, id: &str) {
 }
 
 /// Asks until an answer comes: right after a cut requests may still be refused or lost.
-pub(crate) async fn reach_each_other(one: &mut Client, other: &mut Client, name: &str) {
+pub(crate) async fn reach_each_other(one: &mut Client, other: &mut Client) {
+    static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
     let mut pace = tokio::time::interval(Duration::from_millis(200));
-    let mut attempt = 0;
     let what = format!("{} to reach {}", one.jid(), other.jid());
     within(&what, async {
         loop {
             pace.tick().await;
-            attempt += 1;
-            let id = format!("{name}-{attempt}");
+            // Of its own, so that a late answer is not taken for another one.
+            let id = format!("attempt-{}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
             let asked = tokio::time::timeout(Duration::from_secs(2), ask_once(one, other, &id));
             if matches!(asked.await, Ok(true)) {
                 return;

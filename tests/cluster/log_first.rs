@@ -176,7 +176,7 @@ async fn messages_survive_a_flush_under_load() {
         send_numbers(&mut alice, "bob@localhost", first + 50..first + 100).await;
         alice.acknowledged().await;
         expect_numbers(&mut bob, "alice@localhost/desk", first..first + 100).await;
-        reach_each_other(&mut alice, &mut bob, &format!("{round}")).await;
+        reach_each_other(&mut alice, &mut bob).await;
     }
     bob.expect_nothing_from(&mut alice).await;
 }
@@ -195,7 +195,7 @@ async fn messages_survive_a_crash_of_redis() {
         cluster.redis.come_back().await;
         alice.acknowledged().await;
         expect_numbers(&mut bob, "alice@localhost/desk", first..first + 40).await;
-        reach_each_other(&mut alice, &mut bob, &format!("{round}")).await;
+        reach_each_other(&mut alice, &mut bob).await;
     }
     bob.expect_nothing_from(&mut alice).await;
 }

@@ -45,7 +45,7 @@ async fn a_node_cut_off_from_redis_fences_itself_and_serves_on() {
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
         // Both see each other again, also who was there before.
-        reach_each_other(&mut alice, &mut bob, &format!("{round}")).await;
+        reach_each_other(&mut alice, &mut bob).await;
         let mut dave = cluster.online(0, &format!("dave{round}/x")).await;
         talk(&mut dave, &mut bob, "hi").await;
     }
@@ -243,7 +243,7 @@ async fn after_a_long_cut_newcomers_see_everybody() {
         is_given_up(&mut witness, "alice@localhost/desk").await;
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
-        reach_each_other(&mut alice, &mut witness, "back").await;
+        reach_each_other(&mut alice, &mut witness).await;
         let mut bob = cluster.online(1, "bob/phone").await;
         bob.expect(available_from("alice@localhost/desk")).await;
         alice.expect(available_from("bob@localhost/phone")).await;
@@ -464,8 +464,8 @@ async fn a_node_cut_off_from_everything_comes_back() {
         erin.close().await;
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
-        reach_each_other(&mut alice, &mut bob, "whole").await;
-        reach_each_other(&mut bob, &mut carol, "whole").await;
+        reach_each_other(&mut alice, &mut bob).await;
+        reach_each_other(&mut bob, &mut carol).await;
     }
 }
 
