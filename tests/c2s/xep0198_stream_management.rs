@@ -209,6 +209,9 @@ async fn stanzas_sent_together_with_enable_count() {
     let mut seen = Vec::new();
     while seen.len() < 3 {
         let element = client.wire().expect_element().await;
+        if element.is("r", SM) {
+            continue;
+        }
         if element.is("a", SM) {
             assert_eq!(sm::h_of(&element), Some(1));
         }
@@ -292,10 +295,13 @@ async fn an_ack_for_more_than_was_sent_ends_the_stream() {
 #[tokio::test]
 async fn an_ack_without_a_number_ends_the_stream() {
     let server = TestServer::start().await;
-    for bad in ["", " h='-1'", " h='x'", " h='4294967296'"] {
-        let mut alice = server.managed_online("alice").await;
-        alice.wire().send(&format!("<a xmlns='{SM}'{bad}/>")).await;
-        alice.expect_stream_error("bad-format").await;
+    for (number, bad) in ["", " h='-1'", " h='x'", " h='4294967296'"]
+        .iter()
+        .enumerate()
+    {
+        let mut client = server.managed_online(&format!("user{number}/x")).await;
+        client.wire().send(&format!("<a xmlns='{SM}'{bad}/>")).await;
+        client.expect_stream_error("bad-format").await;
     }
 }
 
@@ -659,8 +665,8 @@ async fn what_another_resource_has_already_does_not_come_again() {
     send_numbers(&mut alice, "bob@localhost", 0..3).await;
     expect_numbers(&mut laptop, "alice@localhost/desk", 0..3).await;
     alice.expect(unavailable_from("bob@localhost/phone")).await;
-    // The laptop hears of it as well.
-    broken.forget();
+    drop(broken);
+    laptop.expect(unavailable_from("bob@localhost/phone")).await;
     laptop.expect_nothing_from(&mut alice).await;
 }
 
@@ -826,8 +832,8 @@ async fn read_number(client: &mut Client, seen: &mut Vec<usize>) -> bool {
 /// What waits for a broken session is bounded as well.
 #[tokio::test]
 async fn a_session_that_waits_for_too_much_loses_nothing() {
-    let server =
-        TestServer::with(&["limits.outbox_bytes=65536", "c2s.max_stanza_bytes=65536"]).await;
+    let settings = ["limits.outbox_bytes=65536", "c2s.max_stanza_bytes=65536"];
+    let server = TestServer::with(&settings).await;
     let mut alice = server.managed_online("alice/desk").await;
     let broken = server.managed_online("bob/phone").await.break_connection();
     let long = "x".repeat(1000);
@@ -861,7 +867,6 @@ async fn a_session_that_waits_for_too_much_loses_nothing() {
 /// RFC 7395 §3.6: a WebSocket that breaks is a connection that breaks.
 #[tokio::test]
 async fn a_session_moves_between_transports() {
-    // A WebSocket without TLS is for tests alone.
     let server = TestServer::with(&["c2s.tls=optional"]).await;
     let mut alice = server.online("alice/desk").await;
     let mut bob = server.bound_by("bob/phone", Security::WebSocket).await;

@@ -1,10 +1,13 @@
 //! What clients see of several nodes: as if they were one, also when parts of it die.
 
+mod chaos;
+mod conversations;
 mod failures;
+mod log_first;
 mod messages;
+mod moving;
 mod network_cuts;
 mod presence;
+mod service_faults;
 mod sessions;
 mod slixmpp;
-
-mod moving;

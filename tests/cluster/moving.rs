@@ -3,17 +3,7 @@
 use rookery_tests::prelude::*;
 use rookery_tests::stream_management as sm;
 
-async fn send_numbers(from: &mut Client, to: &str, numbers: std::ops::Range<u32>) {
-    for number in numbers {
-        from.send(chat_to(to, &number.to_string())).await;
-    }
-}
-
-async fn expect_numbers(client: &mut Client, from: &str, numbers: std::ops::Range<u32>) {
-    for number in numbers {
-        client.expect(chat_from(from, &number.to_string())).await;
-    }
-}
+use crate::conversations::{expect_numbers, send_numbers};
 
 #[tokio::test]
 async fn a_session_is_resumed_on_another_node_without_loss_or_repetition() {

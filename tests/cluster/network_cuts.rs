@@ -7,45 +7,18 @@ use rookery_tests::eventually;
 use rookery_tests::netns::{CUTS, Cut, Peer};
 use rookery_tests::prelude::*;
 
+use crate::conversations::{
+    ask, becomes_ready, becomes_unready, login_failure, reach_each_other, ready, talk,
+};
+
 /// A short lease, so that it ends within a test.
 const SHORT: &str = "cluster.lease=2s";
 /// A lease that does not end within a cut.
 const LONG: &str = "cluster.lease=60s";
 
-async fn ready(node: &TestServer) -> bool {
-    node.admin("/readyz").await.status == 200
-}
-
-async fn becomes_ready(node: &TestServer) {
-    eventually("the node to be ready", || ready(node)).await;
-}
-
-async fn becomes_unready(node: &TestServer) {
-    eventually("the node to be not ready", async || !ready(node).await).await;
-}
-
 /// Waits until the others have taken a node for dead and cleaned up after it: nobody is found there.
 async fn is_given_up(witness: &mut Client, jid: &str) {
     witness.expect(unavailable_from(jid)).await;
-}
-
-async fn talk(one: &mut Client, other: &mut Client, body: &str) {
-    one.send(chat_to(other.jid(), body)).await;
-    other.expect(chat_from(one.jid(), body)).await;
-    other.send(chat_to(one.jid(), body)).await;
-    one.expect(chat_from(other.jid(), body)).await;
-}
-
-/// Asks a resource, and has it answer.
-async fn ask(one: &mut Client, other: &mut Client, id: &str) {
-    let question = get(Element::new("ping", PING)).with_attr("to", other.jid());
-    one.send(question.with_attr("id", id)).await;
-    other.expect(Pattern::new("iq").kind("get").id(id)).await;
-    let answer = element("iq")
-        .with_attr("type", "result")
-        .with_attr("id", id);
-    other.send(answer.with_attr("to", one.jid())).await;
-    one.expect(result_of(id)).await;
 }
 
 // Redis
@@ -72,7 +45,7 @@ async fn a_node_cut_off_from_redis_fences_itself_and_serves_on() {
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
         // Both see each other again, also who was there before.
-        reach_each_other(&mut alice, &mut bob, &format!("{round}")).await;
+        reach_each_other(&mut alice, &mut bob).await;
         let mut dave = cluster.online(0, &format!("dave{round}/x")).await;
         talk(&mut dave, &mut bob, "hi").await;
     }
@@ -109,42 +82,6 @@ async fn refuses_streams(node: &TestServer) -> bool {
             Event::Element(_) => return false,
         }
     }
-}
-
-/// Asks until an answer comes: right after a cut requests may still be refused or lost.
-async fn reach_each_other(one: &mut Client, other: &mut Client, name: &str) {
-    let mut pace = tokio::time::interval(Duration::from_millis(200));
-    let mut attempt = 0;
-    let what = format!("{} to reach {}", one.jid(), other.jid());
-    rookery_tests::within(&what, async {
-        loop {
-            pace.tick().await;
-            attempt += 1;
-            let id = format!("{name}-{attempt}");
-            let asked = tokio::time::timeout(Duration::from_secs(2), ask_once(one, other, &id));
-            if matches!(asked.await, Ok(true)) {
-                return;
-            }
-            other.allow(Pattern::new("iq").kind("get").id(&id));
-            one.allow(Pattern::new("iq").id(&id));
-        }
-    })
-    .await;
-}
-
-/// One request and its answer; false if it was refused.
-async fn ask_once(one: &mut Client, other: &mut Client, id: &str) -> bool {
-    let question = get(Element::new("ping", PING)).with_attr("to", other.jid());
-    one.send(question.with_attr("id", id)).await;
-    tokio::select! {
-        asked = other.expect(Pattern::new("iq").kind("get").id(id)) => {
-            let answer = element("iq").with_attr("type", "result").with_attr("id", id);
-            other.send(answer.with_attr("to", asked.attr("from").expect("stamped"))).await;
-        }
-        _ = one.expect(Pattern::new("iq").kind("error").id(id)) => return false,
-    }
-    one.expect(result_of(id)).await;
-    true
 }
 
 /// A short cut is nothing that anybody sees; what was under way arrives.
@@ -306,7 +243,7 @@ async fn after_a_long_cut_newcomers_see_everybody() {
         is_given_up(&mut witness, "alice@localhost/desk").await;
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
-        reach_each_other(&mut alice, &mut witness, "back").await;
+        reach_each_other(&mut alice, &mut witness).await;
         let mut bob = cluster.online(1, "bob/phone").await;
         bob.expect(available_from("alice@localhost/desk")).await;
         alice.expect(available_from("bob@localhost/phone")).await;
@@ -506,16 +443,6 @@ async fn a_node_cut_off_from_its_database_serves_what_needs_none() {
     }
 }
 
-/// The condition of the `<failure/>` that a login gets.
-async fn login_failure(node: &TestServer, name: &str) -> String {
-    let login = node.login(name).await;
-    let (mut wire, features) = login.connect(node.address("c2s")).await;
-    let failure = login.try_authenticate(&mut wire, &features).await;
-    assert!(failure.is("failure", SASL), "{failure:?}");
-    let condition = failure.children().next().expect("a condition");
-    condition.name().to_owned()
-}
-
 /// Both at once: it is fenced, says so, and is whole again.
 #[tokio::test]
 async fn a_node_cut_off_from_everything_comes_back() {
@@ -537,8 +464,8 @@ async fn a_node_cut_off_from_everything_comes_back() {
         erin.close().await;
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
-        reach_each_other(&mut alice, &mut bob, "whole").await;
-        reach_each_other(&mut bob, &mut carol, "whole").await;
+        reach_each_other(&mut alice, &mut bob).await;
+        reach_each_other(&mut bob, &mut carol).await;
     }
 }
 

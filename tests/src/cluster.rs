@@ -1,11 +1,13 @@
 //! Several nodes on a private Redis and a private PostgreSQL.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::client::managed::Broken;
 use crate::client::{Client, Registry};
 use crate::netns::Network;
 use crate::place::Place;
+use crate::proxy::Proxy;
 use crate::server::{Accounts, TestServer};
 use crate::services::{Postgres, Redis};
 
@@ -16,6 +18,7 @@ pub struct TestCluster {
     pub redis: Redis,
     database: String,
     postgres: Database,
+    proxies: Option<(Proxy, Proxy)>,
     /// Dropped last: what is in it has ended.
     network: Option<Network>,
 }
@@ -28,11 +31,21 @@ enum Database {
     Own(Postgres),
 }
 
+impl Database {
+    fn server(&self) -> &Postgres {
+        match self {
+            Self::Shared(postgres) => postgres,
+            Self::Own(postgres) => postgres,
+        }
+    }
+}
+
 /// What a cluster is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     settings: Vec<String>,
     own_database: bool,
+    proxies: bool,
 }
 
 impl Plan {
@@ -48,6 +61,13 @@ impl Plan {
     #[must_use]
     pub fn own_database(mut self) -> Self {
         self.own_database = true;
+        self
+    }
+
+    /// With proxies in front of Redis and PostgreSQL, for the nodes.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxies = true;
         self
     }
 }
@@ -71,7 +91,7 @@ impl TestCluster {
         } else {
             Database::Shared(Postgres::shared().await)
         };
-        Self::of(size, &plan.settings, redis, postgres, None).await
+        Self::of(size, plan, redis, postgres, None).await
     }
 
     /// Starts a cluster in a network whose links can be cut; `None`, and a line that says why, where
@@ -80,44 +100,69 @@ impl TestCluster {
         let network = Network::create(size)?;
         let redis = Redis::start_at(network.redis_place()).await;
         let postgres = Postgres::start_at(network.postgres_place()).await;
-        let settings: Vec<String> = settings.iter().map(|&s| s.to_owned()).collect();
         let postgres = Database::Own(postgres);
-        Some(Self::of(size, &settings, redis, postgres, Some(network)).await)
+        Some(Self::of(size, &Plan::new(settings), redis, postgres, Some(network)).await)
     }
 
     async fn of(
         size: usize,
-        settings: &[String],
+        plan: &Plan,
         redis: Redis,
         postgres: Database,
         network: Option<Network>,
     ) -> Self {
-        let database = match &postgres {
-            Database::Shared(postgres) => postgres.database().await,
-            Database::Own(postgres) => postgres.database().await,
-        };
+        let server = postgres.server();
+        let database = server.database().await;
+        let mut urls = (database.clone(), redis.url());
+        let mut proxies = None;
+        if plan.proxies {
+            let both = (
+                Proxy::start(redis.address()).await,
+                Proxy::start(server.address()).await,
+            );
+            let through = |url: &str, from: SocketAddr, proxy: &Proxy| {
+                url.replace(&from.to_string(), &proxy.address().to_string())
+            };
+            urls = (
+                through(&urls.0, server.address(), &both.1),
+                through(&urls.1, redis.address(), &both.0),
+            );
+            proxies = Some(both);
+        }
         let (accounts, registry) = (Accounts::default(), Registry::default());
         let mut nodes = Vec::new();
         for number in 0..size {
             let own = [
-                format!("storage.url={database}"),
-                format!("cluster.redis={}", redis.url()),
+                format!("storage.url={}", urls.0),
+                format!("cluster.redis={}", urls.1),
                 format!("cluster.node=node{number}"),
             ];
-            let settings = own.into_iter().chain(settings.iter().cloned()).collect();
+            let settings = own.into_iter().chain(plan.settings.iter().cloned());
             let place = match &network {
                 Some(network) => network.node_place(number),
                 None => Place::loopback(),
             };
-            nodes.push(TestServer::node(place, settings, accounts.clone(), registry.clone()).await);
+            let (accounts, registry) = (accounts.clone(), registry.clone());
+            nodes.push(TestServer::node(place, settings.collect(), accounts, registry).await);
         }
         Self {
             nodes,
             redis,
             database,
             postgres,
+            proxies,
             network,
         }
+    }
+
+    /// What stands between the nodes and Redis.
+    pub fn redis_proxy(&self) -> &Proxy {
+        &self.proxies.as_ref().expect("planned with proxies").0
+    }
+
+    /// What stands between the nodes and PostgreSQL.
+    pub fn postgres_proxy(&self) -> &Proxy {
+        &self.proxies.as_ref().expect("planned with proxies").1
     }
 
     /// The network that the cluster runs in.

@@ -14,6 +14,7 @@
 //! Only the suites use this crate, so what cannot go on panics and says why.
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod http;

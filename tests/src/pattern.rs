@@ -25,6 +25,11 @@ impl Pattern {
         }
     }
 
+    /// Any stanza at all.
+    pub fn any() -> Self {
+        Self::new("")
+    }
+
     /// For which the claim holds.
     #[must_use]
     pub fn that(
@@ -122,12 +127,16 @@ impl Pattern {
 
     /// Whether a stanza is as described.
     pub fn matches(&self, stanza: &Element) -> bool {
-        stanza.is(self.name, CLIENT) && self.claims.iter().all(|(_, check)| check(stanza))
+        self.names(stanza) && self.claims.iter().all(|(_, check)| check(stanza))
+    }
+
+    fn names(&self, stanza: &Element) -> bool {
+        stanza.ns() == CLIENT && (self.name.is_empty() || stanza.name() == self.name)
     }
 
     /// The claims that a stanza does not fulfil, for messages.
     pub fn misses(&self, stanza: &Element) -> Vec<String> {
-        let wrong_name = (!stanza.is(self.name, CLIENT)).then(|| format!("<{}/>", self.name));
+        let wrong_name = (!self.names(stanza)).then(|| format!("<{}/>", self.name));
         let failed = self.claims.iter().filter(|(_, check)| !check(stanza));
         wrong_name
             .into_iter()

@@ -5,7 +5,7 @@ pub use rookery_proto::xml::Element;
 pub use crate::archive::Query;
 pub use crate::client::managed::{Broken, Refusal};
 pub use crate::client::{Client, Login, Security, befriend, subscribe};
-pub use crate::cluster::TestCluster;
+pub use crate::cluster::{Plan, TestCluster};
 pub use crate::pattern::{
     Pattern, available_from, block_push, carbon, chat_from, error_of, message_from, presence_from,
     pushed_item, result_of, roster_push, unavailable_from,

@@ -68,10 +68,18 @@ pub struct Wire {
 impl Wire {
     /// Connects over TCP.
     pub async fn tcp(address: SocketAddr) -> Self {
-        let tcp = within("a TCP connection", TcpStream::connect(address)).await;
-        let tcp = tcp.unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
-        tcp.set_nodelay(true).expect("a new socket takes options");
-        Self::over(Transport::Tcp(tcp))
+        let tcp = within("a TCP connection", Self::try_tcp(address)).await;
+        tcp.unwrap_or_else(|e| panic!("connecting to {address}: {e}"))
+    }
+
+    /// As [`Self::tcp`], where nobody may listen.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn try_tcp(address: SocketAddr) -> std::io::Result<Self> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Self::over(Transport::Tcp(tcp)))
     }
 
     /// Connects with direct TLS (XEP-0368).

@@ -1,0 +1,204 @@
+//! What happens to a cluster in a bad hour: a table, and one function for each line of it.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+
+use super::Crowd;
+use super::random::Random;
+use super::robot::Order;
+use crate::cluster::TestCluster;
+use crate::services::Shutdown;
+
+/// A kind of event.
+pub struct Kind {
+    /// What it is called in reports.
+    pub name: &'static str,
+    /// How often it comes, among the others.
+    pub weight: usize,
+    /// Makes it happen, and ends when everything that was broken is brought back.
+    pub happen: for<'s> fn(&'s mut Stage<'_>) -> LocalBoxFuture<'s, ()>,
+}
+
+/// All kinds. A new one is a line here and a function below.
+pub const EVENTS: &[Kind] = &[
+    Kind {
+        name: "node killed",
+        weight: 2,
+        happen: |stage| kill_node(stage).boxed_local(),
+    },
+    Kind {
+        name: "node drained",
+        weight: 2,
+        happen: |stage| drain_node(stage).boxed_local(),
+    },
+    Kind {
+        name: "Redis killed",
+        weight: 1,
+        happen: |stage| kill_redis(stage).boxed_local(),
+    },
+    Kind {
+        name: "Redis flushed",
+        weight: 1,
+        happen: |stage| flush_redis(stage).boxed_local(),
+    },
+    Kind {
+        name: "PostgreSQL restarted",
+        weight: 1,
+        happen: |stage| restart_postgres(stage, Shutdown::Fast).boxed_local(),
+    },
+    Kind {
+        name: "PostgreSQL crashed",
+        weight: 1,
+        happen: |stage| restart_postgres(stage, Shutdown::Immediate).boxed_local(),
+    },
+    Kind {
+        name: "PostgreSQL hung",
+        weight: 1,
+        happen: |stage| freeze_postgres(stage).boxed_local(),
+    },
+    Kind {
+        name: "connections cut",
+        weight: 2,
+        happen: |stage| cut_connections(stage).boxed_local(),
+    },
+    Kind {
+        name: "connections stalled",
+        weight: 1,
+        happen: |stage| stall_connections(stage).boxed_local(),
+    },
+    Kind {
+        name: "clients moved",
+        weight: 1,
+        happen: |stage| move_clients(stage).boxed_local(),
+    },
+];
+
+/// What events act on.
+pub struct Stage<'a> {
+    /// The nodes and what they need.
+    pub cluster: &'a mut TestCluster,
+    /// The clients.
+    pub crowd: &'a Crowd,
+    /// Where the choices come from.
+    pub random: &'a mut Random,
+    /// Whether some node's counters were lost.
+    pub counters_lost: &'a mut bool,
+}
+
+/// The order of the events: each as often as it weighs, shuffled, and again.
+pub struct Deck {
+    cards: Vec<usize>,
+}
+
+impl Deck {
+    /// A deck of which nothing is dealt.
+    pub const fn new() -> Self {
+        Self { cards: Vec::new() }
+    }
+
+    /// The next event.
+    pub fn deal(&mut self, random: &mut Random) -> &'static Kind {
+        if self.cards.is_empty() {
+            let kinds = EVENTS.iter().enumerate();
+            self.cards = kinds
+                .flat_map(|(index, kind)| std::iter::repeat_n(index, kind.weight))
+                .collect();
+            random.shuffle(&mut self.cards);
+        }
+        &EVENTS[self.cards.pop().expect("it was filled")]
+    }
+}
+
+impl Default for Deck {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Stage<'_> {
+    /// How long something stays broken.
+    async fn a_while(&mut self, from: u64, to: u64) {
+        tokio::time::sleep(self.random.millis(from, to)).await;
+    }
+
+    fn some_node(&mut self) -> usize {
+        self.random.below(self.cluster.size())
+    }
+
+    /// Tells one client in `share` something.
+    fn tell_some(&mut self, share: usize, order: impl Fn(&mut Random) -> Order) {
+        for robot in 0..self.crowd.size() {
+            if self.random.below(share) == 0 {
+                self.crowd.tell(robot, order(self.random));
+            }
+        }
+    }
+
+    async fn bring_back(&mut self, node: usize) {
+        *self.counters_lost = true;
+        self.cluster.node_mut(node).come_back().await;
+        self.crowd
+            .node_is_at(node, self.cluster.node(node).address("c2s"));
+    }
+}
+
+async fn kill_node(stage: &mut Stage<'_>) {
+    let node = stage.some_node();
+    stage.cluster.node_mut(node).kill();
+    stage.a_while(500, 4000).await;
+    stage.bring_back(node).await;
+}
+
+async fn drain_node(stage: &mut Stage<'_>) {
+    let node = stage.some_node();
+    let status = stage.cluster.node_mut(node).stop().await;
+    if status.code() != Some(0) {
+        stage
+            .crowd
+            .shared()
+            .note(&format!("A DRAINED NODE ENDED WITH {status}"));
+    }
+    stage.a_while(0, 1000).await;
+    stage.bring_back(node).await;
+}
+
+async fn kill_redis(stage: &mut Stage<'_>) {
+    stage.cluster.redis.kill();
+    stage.a_while(100, 2000).await;
+    stage.cluster.redis.come_back().await;
+}
+
+async fn flush_redis(stage: &mut Stage<'_>) {
+    let answer = stage.cluster.redis.command("FLUSHALL").await;
+    assert_eq!(answer, "+OK", "FLUSHALL");
+}
+
+async fn restart_postgres(stage: &mut Stage<'_>, how: Shutdown) {
+    stage.cluster.postgres().stop(how);
+    stage.a_while(0, 1500).await;
+    stage.cluster.postgres().come_back().await;
+}
+
+async fn freeze_postgres(stage: &mut Stage<'_>) {
+    stage.cluster.postgres().freeze(true);
+    stage.a_while(500, 2500).await;
+    stage.cluster.postgres().freeze(false);
+}
+
+async fn cut_connections(stage: &mut Stage<'_>) {
+    stage.tell_some(3, |_| Order::Cut);
+    // So that they have lost them before anybody asks whether all are back.
+    stage.a_while(50, 100).await;
+}
+
+async fn stall_connections(stage: &mut Stage<'_>) {
+    stage.tell_some(5, |random| Order::Stall(random.millis(500, 3000)));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+async fn move_clients(stage: &mut Stage<'_>) {
+    stage.tell_some(5, |_| Order::Move);
+    stage.a_while(50, 100).await;
+}
