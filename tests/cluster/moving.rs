@@ -99,7 +99,9 @@ async fn two_resumptions_at_once_leave_one_session() {
         let answers: [Element; 2] = tokio::join!(one.ask(&resume), two.ask(&resume)).into();
         let won = |answer: &Element| answer.is("resumed", SM);
         for answer in &answers {
-            assert!(won(answer) || answer.is("failed", SM), "{answer:?}");
+            // The one that has it for a moment may lose it before it is told that it had it.
+            let lost = answer.is("failed", SM) || answer.is("error", STREAM);
+            assert!(won(answer) || lost, "{answer:?}");
         }
         assert!(answers.iter().any(won), "{answers:?}");
         // All three numbers, in order, on the stream that is left, which is one of the two.
