@@ -75,6 +75,11 @@ pub trait Bus: Send + Sync + 'static {
     /// [`Error::Unavailable`] when Redis cannot be reached.
     async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error>;
 
+    /// The directory found that Redis lost its data (`Event::DataLost`), which the bus sees by itself
+    /// only if its connection broke: tells the receivers what they have missed, and waits for leases
+    /// that are late.
+    fn data_lost(&self);
+
     /// Sends what is queued, waits until what was handed out is handled, each within
     /// [`Limits::flush_patience`], and ends. What could not be sent comes back as
     /// [`Inbound::Returned`], so the consumer should listen until the channel ends.

@@ -163,6 +163,10 @@ impl Bus for MemoryBus {
         Ok(frames_of(batches.into_iter().map(|(_, batch)| batch)))
     }
 
+    fn data_lost(&self) {
+        self.lanes.probe();
+    }
+
     async fn shutdown(&self) {
         self.lanes.shutdown().await;
         self.reader.abort();
