@@ -19,7 +19,7 @@ use crate::frame::{OLDEST_VERSION, VERSION};
 use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
+use crate::{Bus, Error, Frame, Inbound, Limits, Queued, Refused, Spoken};
 
 /// Undelivered [`Inbound`]s at most.
 pub(crate) const INBOUND: usize = 16;
@@ -142,6 +142,10 @@ impl Bus for MemoryBus {
 
     fn ready(&self, to: Epoch) -> BoxFuture<'static, ()> {
         self.lanes.ready(to)
+    }
+
+    fn queued(&self, to: Epoch) -> Queued {
+        self.lanes.queued(to)
     }
 
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>> {

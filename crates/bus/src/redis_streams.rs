@@ -23,7 +23,7 @@ use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::memory::INBOUND;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
+use crate::{Bus, Error, Frame, Inbound, Limits, Queued, Refused, Spoken};
 
 /// `KEYS`: inbox, lease. `ARGV`: batch, longest inbox. Returns -1 if there is no lease, -2 if the
 /// inbox is too long, else 1.
@@ -178,6 +178,10 @@ impl Bus for RedisBus {
 
     fn ready(&self, to: Epoch) -> BoxFuture<'static, ()> {
         self.lanes.ready(to)
+    }
+
+    fn queued(&self, to: Epoch) -> Queued {
+        self.lanes.queued(to)
     }
 
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>> {
