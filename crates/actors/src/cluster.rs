@@ -17,6 +17,7 @@ use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{PresenceType, Stanza};
 use rookery_proto::stream::StreamCondition;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::account::Resource;
@@ -32,6 +33,10 @@ const CACHE_TIME: Duration = Duration::from_mins(1);
 
 /// How long the contacts of an ended session wait for the directory's word on who tells them.
 const RELEASE_TIME: Duration = Duration::from_secs(2);
+
+/// Pause before sessions are published again that could not be, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the process shares of its cluster.
 pub struct Cluster {
@@ -136,15 +141,7 @@ impl Cluster {
 
     /// Writes what a session's presence now is.
     pub(crate) async fn update(&self, resource: &Resource) {
-        let presence = resource.presence.borrow().clone();
-        let row = SessionRow {
-            jid: resource.jid.clone(),
-            epoch: self.epoch(),
-            sequence: resource.sequence.get(),
-            priority: resource.priority.get(),
-            available: presence.is_some(),
-            presence: presence.map(|stanza| stanza.to_xml().into()),
-        };
+        let row = row(resource, self.epoch());
         if let Err(error) = self.directory.update(&row).await {
             tracing::warn!(jid = %row.jid, %error, "the directory has an old presence");
         }
@@ -356,11 +353,18 @@ pub(crate) fn start(node: &Arc<NodeShared>) {
         tracing::error!("the directory or the bus is used by another node of this process");
         return;
     };
+    let (losses, told) = watch::channel(());
     let for_events = Arc::clone(node);
     actix_rt::spawn(async move {
         while let Some(event) = events.recv().await {
-            take_event(&for_events, event).await;
+            take_event(&for_events, &losses, event).await;
         }
+    });
+    let for_losses = Arc::clone(node);
+    actix_rt::spawn(async move {
+        let shards = for_losses.shards().len();
+        let publish = async |index| publish(&for_losses, index).await;
+        keep_published(told, shards, publish).await;
     });
     let for_frames = Arc::clone(node);
     actix_rt::spawn(async move {
@@ -370,7 +374,7 @@ pub(crate) fn start(node: &Arc<NodeShared>) {
     });
 }
 
-async fn take_event(node: &Arc<NodeShared>, event: Event) {
+async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: Event) {
     let Some(cluster) = &node.cluster else { return };
     match event {
         Event::Changed(accounts) => {
@@ -399,11 +403,9 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
         Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
         Event::DataLost => {
             tracing::warn!("the directory lost its data; sessions are published again");
-            run_everywhere(node, |shard| {
-                shard.cache.borrow_mut().forget_all();
-                shard.publish_again();
-            })
-            .await;
+            cluster.bus.data_lost();
+            run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
+            losses.send_replace(());
         }
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");
@@ -413,6 +415,74 @@ async fn take_event(node: &Arc<NodeShared>, event: Event) {
             tracing::info!("the node's lease is renewed again");
             cluster.fenced.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+/// After each loss, publishes what each shard has, one shard after the other, until all of it has
+/// worked. A newer loss makes what was published before it pointless: all of it starts again.
+async fn keep_published<E: std::fmt::Display>(
+    mut losses: watch::Receiver<()>,
+    shards: usize,
+    publish: impl AsyncFn(usize) -> Result<(), E>,
+) {
+    let mut next = shards;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if next == shards && losses.changed().await.is_err() {
+            return;
+        }
+        if next == shards || losses.has_changed().unwrap_or(false) {
+            losses.mark_unchanged();
+            (next, pause) = (0, FIRST_PAUSE);
+        }
+        match publish(next).await {
+            Ok(()) => (next, pause) = (next + 1, FIRST_PAUSE),
+            Err(error) => {
+                tracing::warn!(%error, "sessions were not published again, trying once more");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Publishes the sessions of one shard: the truth about them is here.
+async fn publish(node: &NodeShared, index: usize) -> Result<(), rookery_directory::Error> {
+    let Some(cluster) = &node.cluster else {
+        return Ok(());
+    };
+    let (sender, rows) = oneshot::channel();
+    let own = cluster.epoch();
+    run(node, index, move |shard| {
+        let resources = shard.all_resources();
+        let rows: Vec<SessionRow> = resources.iter().map(|r| row(r, own)).collect();
+        // Fails only when the node stops.
+        let _ = sender.send(rows);
+    })
+    .await;
+    let Ok(rows) = rows.await else { return Ok(()) };
+    let lost = cluster.directory.republish(rows).await?;
+    if !lost.is_empty() {
+        run(node, index, move |shard| {
+            for jid in &lost {
+                shard.evict(jid, u64::MAX);
+            }
+        })
+        .await;
+    }
+    Ok(())
+}
+
+/// What the directory is told of a session.
+fn row(resource: &Resource, own: Epoch) -> SessionRow {
+    let presence = resource.presence.borrow();
+    SessionRow {
+        jid: resource.jid.clone(),
+        epoch: own,
+        sequence: resource.sequence.get(),
+        priority: resource.priority.get(),
+        available: presence.is_some(),
+        presence: presence.as_ref().map(|stanza| stanza.to_xml().into()),
     }
 }
 
@@ -689,38 +759,63 @@ impl Shard {
             resource.end(StreamCondition::Conflict);
         }
     }
+}
 
-    /// Redis lost its data: the truth is here.
-    fn publish_again(self: &Rc<Self>) {
-        let shard = Rc::clone(self);
-        actix_rt::spawn(async move {
-            let Some(cluster) = &shard.node().cluster else {
-                return;
-            };
-            let rows: Vec<SessionRow> = shard
-                .all_resources()
-                .iter()
-                .map(|resource| SessionRow {
-                    jid: resource.jid.clone(),
-                    epoch: cluster.epoch(),
-                    sequence: resource.sequence.get(),
-                    priority: resource.priority.get(),
-                    available: resource.is_available(),
-                    presence: resource
-                        .presence
-                        .borrow()
-                        .as_ref()
-                        .map(|p| p.to_xml().into()),
-                })
-                .collect();
-            match cluster.directory.republish(rows).await {
-                Ok(lost) => {
-                    for jid in lost {
-                        shard.evict(&jid, u64::MAX);
-                    }
-                }
-                Err(error) => tracing::error!(%error, "sessions were not published again"),
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// The attempts that are made: which shard, and the tenths of a second since the start.
+    async fn attempts(
+        fails: impl Fn(usize, u128) -> bool,
+        losses_at: &[u64],
+    ) -> Vec<(usize, u128)> {
+        let began = Instant::now();
+        let (sender, receiver) = watch::channel(());
+        let seen = RefCell::new(Vec::new());
+        let under_way = Cell::new(false);
+        let publish = async |shard: usize| {
+            assert!(!under_way.replace(true), "two at once");
+            let at = began.elapsed().as_millis() / 100;
+            seen.borrow_mut().push((shard, at));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            under_way.set(false);
+            if fails(shard, at) {
+                Err("away")
+            } else {
+                Ok(())
             }
-        });
+        };
+        let lose = async {
+            for at in losses_at {
+                tokio::time::sleep_until(began + Duration::from_millis(at * 100)).await;
+                sender.send_replace(());
+            }
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            drop(sender);
+        };
+        futures_util::future::join(keep_published(receiver, 2, publish), lose).await;
+        seen.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_are_published_until_it_has_worked() {
+        assert_eq!(attempts(|_, _| false, &[]).await, []);
+        let once = attempts(|_, _| false, &[5]).await;
+        assert_eq!(once, [(0, 5), (1, 7)]);
+        let at_last = attempts(|shard, at| shard == 1 && at < 15, &[5]).await;
+        assert_eq!(at_last, [(0, 5), (1, 7), (1, 10), (1, 14), (1, 20)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_loss_starts_it_again_and_never_beside_itself() {
+        let again = attempts(|_, _| false, &[5, 6]).await;
+        assert_eq!(again, [(0, 5), (0, 7), (1, 9)]);
+        let after_a_failure = attempts(|_, at| at < 6, &[5, 7]).await;
+        assert_eq!(after_a_failure, [(0, 5), (0, 8), (1, 10)]);
+        let much_later = attempts(|_, _| false, &[5, 50]).await;
+        assert_eq!(much_later, [(0, 5), (1, 7), (0, 50), (1, 52)]);
     }
 }

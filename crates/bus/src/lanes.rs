@@ -21,7 +21,7 @@ use crate::frame::{self, BatchHead, MAX_FRAME_BYTES, OLDEST_VERSION, VERSION};
 use crate::inbox::{Heard, now_micros};
 use crate::pace::Pace;
 use crate::transport::{Appended, Transport};
-use crate::{Frame, Inbound, Limits, Reason, Refused, Spoken, metrics};
+use crate::{Frame, Inbound, Limits, Queued, Reason, Refused, Spoken, metrics};
 
 /// Pause before an append is tried again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -161,6 +161,15 @@ impl Lanes {
                 room.await;
             }
         })
+    }
+
+    pub(crate) fn queued(&self, to: Epoch) -> Queued {
+        let lanes = self.by_node.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(lane) = lanes.get(&to) else {
+            return Queued::default();
+        };
+        let LaneState { frames, bytes, .. } = *lane.lock();
+        Queued { frames, bytes }
     }
 
     /// What was in the inboxes may be lost: a batch to everybody shows who missed something.
@@ -342,11 +351,12 @@ impl Lane {
         if !state.has_room(&shared.limits) {
             return Err(Reason::Full);
         }
-        state.push(frame, version, &shared.limits)?;
+        let bytes = state.push(frame, version, &shared.limits)?;
         // While a batch is being appended the task looks for the next one by itself.
         let wake = !state.sending;
         drop(state);
         metrics::QUEUED.inc();
+        metrics::QUEUED_BYTES.add(signed(bytes));
         if wake {
             self.work.notify_one();
         }
@@ -419,7 +429,8 @@ impl Lane {
         state.frames -= done.frames;
         state.bytes -= done.body.len();
         drop(state);
-        metrics::QUEUED.sub(i64::try_from(done.frames).unwrap_or(i64::MAX));
+        metrics::QUEUED.sub(signed(done.frames));
+        metrics::QUEUED_BYTES.sub(signed(done.body.len()));
         self.room.notify_waiters();
         Some(done)
     }
@@ -434,7 +445,8 @@ impl LaneState {
         self.frames < limits.queue_frames && self.bytes < limits.queue_bytes
     }
 
-    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<(), Reason> {
+    /// Returns the frame's length.
+    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<usize, Reason> {
         let may_add = self.batches.len() > usize::from(self.sending);
         let takes_more = |last: &&mut Gathering| {
             may_add
@@ -442,16 +454,22 @@ impl LaneState {
                 && last.version == version
                 && last.body.len() < limits.batch_bytes
         };
-        if let Some(last) = self.batches.back_mut().filter(takes_more) {
-            self.bytes += last.add(frame)?;
+        let bytes = if let Some(last) = self.batches.back_mut().filter(takes_more) {
+            last.add(frame)?
         } else {
             let mut batch = Gathering::new(version);
-            self.bytes += batch.add(frame)?;
+            let bytes = batch.add(frame)?;
             self.batches.push_back(batch);
-        }
+            bytes
+        };
         self.frames += 1;
-        Ok(())
+        self.bytes += bytes;
+        Ok(bytes)
     }
+}
+
+fn signed(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Gathering {

@@ -64,6 +64,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Resolves when the queue to a node has room again; at once if it has.
     fn ready(&self, to: Epoch) -> BoxFuture<'static, ()>;
 
+    /// What waits for a node: at most [`Limits::queue_frames`] frames, and fewer than
+    /// [`Limits::queue_bytes`] bytes before the last of them.
+    fn queued(&self, to: Epoch) -> Queued;
+
     /// What comes in. `None` if it was taken before. The channel is short: a consumer that is slow
     /// makes the inbox grow, and full inboxes make the queues of the senders full.
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>>;
@@ -75,6 +79,11 @@ pub trait Bus: Send + Sync + 'static {
     /// [`Error::Unavailable`] when Redis cannot be reached.
     async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error>;
 
+    /// The directory found that Redis lost its data (`Event::DataLost`), which the bus sees by itself
+    /// only if its connection broke: tells the receivers what they have missed, and waits for leases
+    /// that are late.
+    fn data_lost(&self);
+
     /// Sends what is queued, waits until what was handed out is handled, each within
     /// [`Limits::flush_patience`], and ends. What could not be sent comes back as
     /// [`Inbound::Returned`], so the consumer should listen until the channel ends.
@@ -82,6 +91,15 @@ pub trait Bus: Send + Sync + 'static {
     /// To be called before the directory gives up the lease: whoever then cleans up after this node
     /// claims what came into its inbox too late.
     async fn shutdown(&self);
+}
+
+/// How much waits for a node.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Queued {
+    /// Frames, those of the batch that is being appended included.
+    pub frames: usize,
+    /// Their bytes, encoded.
+    pub bytes: usize,
 }
 
 /// What comes in from other nodes, or back.

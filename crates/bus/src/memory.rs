@@ -19,7 +19,7 @@ use crate::frame::{OLDEST_VERSION, VERSION};
 use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
+use crate::{Bus, Error, Frame, Inbound, Limits, Queued, Refused, Spoken};
 
 /// Undelivered [`Inbound`]s at most.
 pub(crate) const INBOUND: usize = 16;
@@ -144,6 +144,10 @@ impl Bus for MemoryBus {
         self.lanes.ready(to)
     }
 
+    fn queued(&self, to: Epoch) -> Queued {
+        self.lanes.queued(to)
+    }
+
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>> {
         self.inbound
             .lock()
@@ -161,6 +165,10 @@ impl Bus for MemoryBus {
             .map(|inbox| inbox.batches)
             .unwrap_or_default();
         Ok(frames_of(batches.into_iter().map(|(_, batch)| batch)))
+    }
+
+    fn data_lost(&self) {
+        self.lanes.probe();
     }
 
     async fn shutdown(&self) {

@@ -70,6 +70,13 @@ pub(crate) static QUEUED: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("rookery_bus_queued_frames", "Frames that wait to be sent")
         .expect(REGISTERED)
 });
+pub(crate) static QUEUED_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "rookery_bus_queued_bytes",
+        "Bytes of frames that wait to be sent"
+    )
+    .expect(REGISTERED)
+});
 pub(crate) static REFUSED: LazyLock<IntCounter> = counter!(
     "rookery_bus_refused_frames_total",
     "Frames refused because a queue was full"
@@ -115,7 +122,9 @@ pub fn init() {
     for histogram in [&APPEND_SECONDS, &DELIVERY_SECONDS] {
         LazyLock::force(histogram);
     }
-    LazyLock::force(&QUEUED);
+    for gauge in [&QUEUED, &QUEUED_BYTES] {
+        LazyLock::force(gauge);
+    }
     for counter in [
         &REFUSED,
         &UNSPOKEN,

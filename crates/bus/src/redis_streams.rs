@@ -23,7 +23,7 @@ use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::memory::INBOUND;
 use crate::transport::{Appended, Transport};
-use crate::{Bus, Error, Frame, Inbound, Limits, Refused, Spoken};
+use crate::{Bus, Error, Frame, Inbound, Limits, Queued, Refused, Spoken};
 
 /// `KEYS`: inbox, lease. `ARGV`: batch, longest inbox. Returns -1 if there is no lease, -2 if the
 /// inbox is too long, else 1.
@@ -43,7 +43,7 @@ const READ_BATCHES: usize = 64;
 const CLAIM_BATCHES: usize = 32;
 /// How long handled batches wait for a read that deletes them.
 const DELETE_DELAY: Duration = Duration::from_millis(20);
-/// For so long after a connection was made, a missing lease may only be late.
+/// For so long after a connection was made, or data was lost, a missing lease may only be late.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// How a node takes part in the bus.
@@ -91,10 +91,12 @@ pub struct RedisBus {
 
 struct RedisTransport {
     prefix: String,
+    /// This node's lease.
+    lease: String,
     inbox_batches: usize,
     link: Link,
     append: String,
-    /// When the current connection was made.
+    /// When the current connection was made, or data was lost.
     since: Mutex<Instant>,
 }
 
@@ -123,6 +125,7 @@ impl RedisBus {
         link.connected(config.patience).await?;
         reading.connected(config.patience).await?;
         let transport = Arc::new(RedisTransport {
+            lease: keys::lease(&config.prefix, epoch),
             prefix: config.prefix,
             inbox_batches: config.limits.inbox_batches,
             link,
@@ -177,6 +180,10 @@ impl Bus for RedisBus {
         self.lanes.ready(to)
     }
 
+    fn queued(&self, to: Epoch) -> Queued {
+        self.lanes.queued(to)
+    }
+
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>> {
         self.inbound
             .lock()
@@ -186,6 +193,11 @@ impl Bus for RedisBus {
 
     async fn claim(&self, dead: Epoch) -> Result<Vec<Frame>, Error> {
         self.transport.claim(dead).await
+    }
+
+    fn data_lost(&self) {
+        self.transport.settle();
+        self.lanes.probe();
     }
 
     async fn shutdown(&self) {
@@ -221,7 +233,13 @@ impl Transport for RedisTransport {
             .arg(self.inbox_batches);
         let outcome: Result<i64, _> = self.link.command(&append).await;
         match outcome {
-            Ok(-1) => Appended::Gone,
+            Ok(-1) => {
+                if !self.is_settling() && !self.has_lease().await {
+                    // Redis lost its data, and nobody has noticed yet.
+                    self.settle();
+                }
+                Appended::Gone
+            }
             Ok(-2) => Appended::Full,
             Ok(_) => Appended::Done,
             // No memory left in Redis, most likely: as good as a full inbox.
@@ -243,6 +261,20 @@ impl Transport for RedisTransport {
 }
 
 impl RedisTransport {
+    /// Missing leases mean nothing for a while.
+    fn settle(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether this node's own lease is there, or Redis does not say.
+    async fn has_lease(&self) -> bool {
+        let found: Result<bool, _> = self
+            .link
+            .command(redis::cmd("EXISTS").arg(&self.lease))
+            .await;
+        found.unwrap_or(true)
+    }
+
     async fn delete(&self, key: &str, handled: &Handled) {
         let Some(done) = handled.take() else { return };
         let mut trim = redis::cmd("XTRIM");
@@ -381,10 +413,7 @@ async fn watch(transport: Arc<RedisTransport>, lanes: Arc<Lanes>) {
     while state.changed().await.is_ok() {
         let now = *state.borrow_and_update();
         if now.generation != seen.generation {
-            *transport
-                .since
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            transport.settle();
         }
         if now.server != seen.server {
             lanes.probe();

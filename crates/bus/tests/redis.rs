@@ -165,6 +165,65 @@ async fn after_an_empty_restart_without_loss_there_is_no_gap() {
     }
 }
 
+/// `FLUSHALL` leaves the connections as they are.
+#[tokio::test]
+async fn when_redis_is_flushed_under_load_what_is_missing_is_said_to_be() {
+    const LAST: usize = 900;
+    let server = RedisServer::start().await;
+    let limits = Limits {
+        batch_bytes: 1,
+        ..patient()
+    };
+    let from = start(&server, Epoch(1), limits.clone()).await;
+    let to = start(&server, Epoch(2), limits).await;
+    let mut inbound = to.inbound().unwrap();
+    let mut returned = from.inbound().unwrap();
+    let sender = async {
+        for number in 1..=LAST {
+            send(&from, Epoch(2), &frame(1, number)).await;
+            if number % 300 == 0 && number < LAST {
+                let mut connection = server.connection().await;
+                let _: () = redis::cmd("FLUSHALL")
+                    .query_async(&mut connection)
+                    .await
+                    .unwrap();
+                // Appends find no lease for a while; then the nodes notice, one after the other.
+                for more in 1..20 {
+                    tokio::task::yield_now().await;
+                    send(&from, Epoch(2), &frame(2, more)).await;
+                }
+                from.data_lost();
+                lease(&server, Epoch(1)).await;
+                to.data_lost();
+                lease(&server, Epoch(2)).await;
+            }
+        }
+    };
+    let receiver = async {
+        let mut next = 1;
+        let mut losses = 0;
+        while next <= LAST {
+            match within(inbound.recv()).await.unwrap() {
+                Inbound::Frames { frames, .. } => {
+                    let at = (next..=LAST).find(|at| frames == [frame(1, *at)]);
+                    match at {
+                        Some(at) => {
+                            assert!(at == next || losses > 0, "{next} is missing");
+                            next = at + 1;
+                            losses = 0;
+                        }
+                        None => assert!((1..20).any(|more| frames == [frame(2, more)])),
+                    }
+                }
+                Inbound::Gap { from: Epoch(1) } => losses += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    futures_util::future::join(sender, receiver).await;
+    assert!(returned.try_recv().is_err(), "the other node was there");
+}
+
 #[tokio::test]
 async fn a_batch_that_is_appended_twice_is_dropped() {
     let server = RedisServer::start().await;

@@ -69,6 +69,14 @@ pub(crate) static COLLECTED: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect(REGISTERED)
 });
 
+pub(crate) static WRITTEN_AGAIN: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "rookery_directory_written_again_total",
+        "Writes of sessions that failed while Redis was away and were made up for"
+    )
+    .expect(REGISTERED)
+});
+
 pub(crate) static HINTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "rookery_directory_cache_hints_total",
@@ -116,7 +124,7 @@ pub fn init() {
     for gauge in [&FENCED, &NODES] {
         LazyLock::force(gauge);
     }
-    for counter in [&NODES_LOST, &COLLECTED] {
+    for counter in [&NODES_LOST, &COLLECTED, &WRITTEN_AGAIN] {
         LazyLock::force(counter);
     }
     REDIS_CONNECTED.with_label_values(&["directory"]);

@@ -1,8 +1,9 @@
 //! This node's lease: the proof that it lives.
 //!
-//! Renewed every third of its time. When the lease is gone although it was never released, Redis
-//! has lost data or others took this node for dead; either way all sessions have to be published
-//! again. When it cannot be renewed for all of its time, the node is fenced until it can.
+//! Renewed every third of its time, or when somebody finds it gone. When it is gone although it was
+//! never released, Redis has lost data or others took this node for dead; either way all sessions have
+//! to be published again. When it cannot be renewed for all of its time, the node is fenced until it
+//! can.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +52,7 @@ pub(super) async fn keep(inner: Arc<Inner>, mut seen: LinkState) {
         tokio::select! {
             () = tokio::time::sleep_until(wake.into()) => {}
             _ = link.changed() => {}
+            () = inner.lease_missing.notified() => {}
         }
         let state = *link.borrow_and_update();
         if state.up && state.generation != seen.generation {
@@ -72,7 +74,7 @@ pub(super) async fn keep(inner: Arc<Inner>, mut seen: LinkState) {
                     .inc();
             } else {
                 tracing::warn!("redis may have lost data, publishing the sessions again");
-                inner.events.push(Event::DataLost);
+                inner.lost_data();
             }
             seen = state;
             next = asked + lease / 3;
@@ -125,7 +127,6 @@ async fn renew(inner: &Inner) -> Result<bool, Error> {
     // In this order: whoever sees the new lease must leave other missing ones alone, and rows must
     // not be taken for those that somebody may be removing.
     inner.begin_grace();
-    inner.begin_remembering_ended();
     inner.lease_number.fetch_add(1, Ordering::AcqRel);
     take(inner).await?;
     Ok(false)

@@ -1,8 +1,9 @@
 //! The directory in Redis, for clusters.
 //!
 //! One connection carries the operations of all threads (they share round trips by themselves) and
-//! the cache hints. Three tasks run beside it: [`lease`] keeps this node's lease, [`nodes`] watches
-//! the others and cleans up after them ([`collect`]), [`hints`] tells other nodes what changed.
+//! the cache hints. Four tasks run beside it: [`lease`] keeps this node's lease, [`nodes`] watches
+//! the others and cleans up after them ([`collect`]), [`hints`] tells other nodes what changed,
+//! [`unwritten`] makes up for writes that failed.
 //!
 //! **A row is never without its entry in the node's set of sessions**, which is what a survivor
 //! cleans up from. The two are in different slots and cannot change in one step, so: the entry is
@@ -16,8 +17,9 @@ mod nodes;
 mod presence_text;
 mod row;
 mod scripts;
+mod unwritten;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -31,6 +33,7 @@ use tokio::task::AbortHandle;
 
 use self::collect::Collections;
 use self::hints::Hints;
+use self::unwritten::{Touched, Unwritten};
 use crate::events::EventQueue;
 use crate::memory::random_epoch;
 use crate::{
@@ -44,9 +47,6 @@ const JID_LOCKS: usize = 1024;
 const REPUBLISH_BATCH: usize = 256;
 /// Accounts in one round trip of [`Directory::lookup`].
 const LOOKUP_BATCH: usize = 1024;
-/// For how long after a loss of data sessions that end are remembered, so that
-/// [`Directory::republish`] does not bring them back.
-const REMEMBER_ENDED: Duration = Duration::from_mins(2);
 
 /// How a node takes part in a directory in Redis.
 #[derive(Clone, Debug)]
@@ -104,16 +104,12 @@ struct Inner {
     grace: Mutex<Instant>,
     jid_locks: Vec<tokio::sync::Mutex<()>>,
     jid_hasher: RandomState,
-    ended: Mutex<Ended>,
+    unwritten: Unwritten,
+    touched: Touched,
+    /// Wakes the task that keeps the lease: it seems to be gone.
+    lease_missing: tokio::sync::Notify,
     collections: Collections,
     left: AtomicBool,
-}
-
-/// Sessions that ended while rows are being published again.
-#[derive(Default)]
-struct Ended {
-    until: Option<Instant>,
-    sessions: HashSet<(FullJid, u64)>,
 }
 
 /// The names under which Redis knows the loaded scripts.
@@ -170,7 +166,9 @@ impl RedisDirectory {
                 .take(JID_LOCKS)
                 .collect(),
             jid_hasher: RandomState::new(),
-            ended: Mutex::default(),
+            unwritten: Unwritten::default(),
+            touched: Touched::default(),
+            lease_missing: tokio::sync::Notify::new(),
             collections: Collections::default(),
             left: AtomicBool::new(false),
         });
@@ -181,6 +179,7 @@ impl RedisDirectory {
             tokio::spawn(lease::keep(inner.clone(), seen)).abort_handle(),
             tokio::spawn(nodes::watch(inner.clone())).abort_handle(),
             tokio::spawn(hints::send(inner.clone())).abort_handle(),
+            tokio::spawn(unwritten::write(inner.clone())).abort_handle(),
         ];
         Ok(Self { inner, tasks })
     }
@@ -269,6 +268,8 @@ impl Inner {
             .arg(&self.node.epoch.0.to_be_bytes())
             .arg(&row::fresh_tail(self.lease_number()));
         let (sequence, old): (u64, Option<Vec<u8>>) = self.link.in_order(&index, &register).await?;
+        self.touched.note(jid);
+        self.unwritten.registered(jid);
         self.hints.changed(jid.to_bare());
         let displaced = old
             .and_then(|old| row::decode(jid.clone(), &old))
@@ -282,6 +283,15 @@ impl Inner {
     async fn update(&self, row: &SessionRow) -> Result<bool, Error> {
         self.check_open()?;
         let _lock = self.lock(&row.jid).await;
+        let outcome = self.write_row(row).await;
+        if !matches!(outcome, Err(Error::Refused(_))) {
+            self.touched.note(&row.jid);
+            self.unwritten.updated(row, outcome.is_err());
+        }
+        outcome
+    }
+
+    async fn write_row(&self, row: &SessionRow) -> Result<bool, Error> {
         let index = self.index([&row.jid]);
         let mut update = self.on_account(&self.hashes.update, &row.jid);
         update.arg(row::encode(row, self.lease_number()));
@@ -294,8 +304,16 @@ impl Inner {
 
     async fn unregister(&self, jid: &FullJid, sequence: u64) -> Result<bool, Error> {
         self.check_open()?;
-        self.remember_ended(jid, sequence);
         let _lock = self.lock(jid).await;
+        let outcome = self.remove_row(jid, sequence).await;
+        if !matches!(outcome, Err(Error::Refused(_))) {
+            self.touched.note(jid);
+            self.unwritten.unregistered(jid, sequence, outcome.is_err());
+        }
+        outcome
+    }
+
+    async fn remove_row(&self, jid: &FullJid, sequence: u64) -> Result<bool, Error> {
         let mut unregister = self.on_account(&self.hashes.unregister, jid);
         unregister.arg(&row::owner(self.node.epoch, sequence));
         let outcome: u8 = self.link.command(&unregister).await?;
@@ -357,35 +375,45 @@ impl Inner {
     }
 
     async fn republish(&self, rows: Vec<SessionRow>) -> Result<Vec<FullJid>, Error> {
+        let last_loss = self.touched.losses();
         let mut lost = Vec::new();
         for some in rows.chunks(REPUBLISH_BATCH) {
             self.check_open()?;
             let began = Instant::now();
-            let some: Vec<&SessionRow> = some.iter().filter(|row| !self.has_ended(row)).collect();
-            if some.is_empty() {
-                continue;
-            }
-            let index = self.index(some.iter().map(|row| &row.jid));
-            let _: u64 = self.link.command(&index).await?;
-            let mut pipeline = Pipeline::with_capacity(some.len());
-            for row in &some {
-                let mut republish = self.on_account(&self.hashes.republish, &row.jid);
-                republish.arg(row::encode(row, self.lease_number()));
-                pipeline.add_command(republish);
-            }
-            let written: Vec<bool> = self.link.pipeline(&pipeline).await?;
-            for (row, written) in some.into_iter().zip(written) {
-                if !written {
-                    lost.push(row.jid.clone());
-                } else if self.has_ended(row) {
-                    // It ended while its row was on the way.
-                    self.unregister(&row.jid, row.sequence).await?;
-                } else {
-                    self.hints.changed(row.jid.to_bare());
-                }
-            }
+            lost.extend(self.republish_batch(some, last_loss).await?);
             // Half of the time is left to others: every node does this at the same time.
             tokio::time::sleep(began.elapsed()).await;
+        }
+        Ok(lost)
+    }
+
+    async fn republish_batch(
+        &self,
+        rows: &[SessionRow],
+        last_loss: u64,
+    ) -> Result<Vec<FullJid>, Error> {
+        let _locks = self.lock_all(rows).await;
+        let is_old = |row: &&SessionRow| !self.touched.since(last_loss, &row.jid);
+        let rows: Vec<&SessionRow> = rows.iter().filter(is_old).collect();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let index = self.index(rows.iter().map(|row| &row.jid));
+        let _: u64 = self.link.command(&index).await?;
+        let mut pipeline = Pipeline::with_capacity(rows.len());
+        for row in &rows {
+            let mut republish = self.on_account(&self.hashes.republish, &row.jid);
+            republish.arg(row::encode(row, self.lease_number()));
+            pipeline.add_command(republish);
+        }
+        let written: Vec<bool> = self.link.pipeline(&pipeline).await?;
+        let mut lost = Vec::new();
+        for (row, written) in rows.into_iter().zip(written) {
+            if written {
+                self.hints.changed(row.jid.to_bare());
+            } else {
+                lost.push(row.jid.clone());
+            }
         }
         Ok(lost)
     }
@@ -409,9 +437,22 @@ impl Inner {
     }
 
     async fn lock(&self, jid: &FullJid) -> tokio::sync::MutexGuard<'_, ()> {
+        self.jid_locks[self.lock_number(jid)].lock().await
+    }
+
+    /// The locks of several JIDs, always in the same order, so that nobody waits for ever.
+    async fn lock_all(&self, rows: &[SessionRow]) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
+        let numbers: BTreeSet<usize> = rows.iter().map(|row| self.lock_number(&row.jid)).collect();
+        let mut locks = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            locks.push(self.jid_locks[number].lock().await);
+        }
+        locks
+    }
+
+    fn lock_number(&self, jid: &FullJid) -> usize {
         let hash = self.jid_hasher.hash_one(jid.as_str());
-        let at = usize::try_from(hash % JID_LOCKS as u64).unwrap_or_default();
-        self.jid_locks[at].lock().await
+        usize::try_from(hash % JID_LOCKS as u64).unwrap_or_default()
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -441,28 +482,6 @@ impl Inner {
 
     fn in_grace(&self) -> bool {
         Instant::now() < *self.grace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on sessions that end are remembered for a while.
-    fn begin_remembering_ended(&self) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.until = Some(Instant::now() + REMEMBER_ENDED);
-    }
-
-    fn remember_ended(&self, jid: &FullJid, sequence: u64) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        match ended.until {
-            Some(until) if Instant::now() < until => {
-                ended.sessions.insert((jid.clone(), sequence));
-            }
-            Some(_) => *ended = Ended::default(),
-            None => {}
-        }
-    }
-
-    fn has_ended(&self, row: &SessionRow) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.until.is_some() && ended.sessions.contains(&(row.jid.clone(), row.sequence))
     }
 }
 

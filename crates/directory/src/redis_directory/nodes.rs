@@ -59,7 +59,11 @@ impl Watch {
             epochs.push(inner.node.epoch);
         }
         let living = leases(inner, &epochs).await?;
-        if !living.contains_key(&inner.node.epoch) || inner.in_grace() {
+        let is_missing = !living.contains_key(&inner.node.epoch);
+        if is_missing {
+            inner.lease_missing.notify_one();
+        }
+        if is_missing || inner.in_grace() {
             // Others may be as little dead as this one: they are about to take theirs again.
             inner.living_mut().extend(living);
             return Ok(());

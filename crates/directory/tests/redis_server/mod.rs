@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod cluster;
+pub(crate) mod proxy;
 pub(crate) mod sentinel;
 pub(crate) mod tcp;
 pub(crate) mod tls;
