@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::time::Instant;
 
 /// A message: the number of its sender, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,11 +47,14 @@ struct Message {
     /// It came with a stamp: from the log.
     late: bool,
     archived: u32,
+    /// What happened to it, and when, for people.
+    history: Vec<String>,
 }
 
 /// All messages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
+    began: Instant,
     messages: BTreeMap<Id, Message>,
     /// Messages that nobody sent, or that came to the wrong one.
     strays: Vec<String>,
@@ -86,30 +90,71 @@ pub struct Balance {
     pub strays: Vec<String>,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            messages: BTreeMap::new(),
+            strays: Vec::new(),
+            last_seen: HashMap::new(),
+            reordered: 0,
+        }
+    }
+}
+
 impl Ledger {
+    fn entry(&mut self, id: Id, event: &str) -> &mut Message {
+        let at = self.began.elapsed().as_secs_f64();
+        let message = self.messages.entry(id).or_default();
+        message.history.push(format!("{at:.2} s {event}"));
+        message
+    }
+
+    /// What happened to a message.
+    pub fn history(&self, id: Id) -> String {
+        let history = self
+            .messages
+            .get(&id)
+            .map(|message| message.history.join(", "));
+        history.unwrap_or_default()
+    }
+
+    /// The messages that were acknowledged and that nobody has seen, nor got back.
+    pub fn unseen(&self) -> Vec<Id> {
+        let open = self.messages.iter();
+        open.filter(|(_, m)| m.acknowledged && !m.refused && m.seen.is_empty())
+            .map(|(&id, _)| id)
+            .collect()
+    }
+
     /// A message goes out; again after its sender's session was lost.
     pub fn transmitted(&mut self, id: Id, to: usize) {
-        let message = self.messages.entry(id).or_default();
+        let message = self.entry(id, &format!("transmitted to {to}"));
         message.to = to;
         message.transmissions += 1;
     }
 
     /// The server counted it.
     pub fn acknowledged(&mut self, id: Id) {
-        self.messages.entry(id).or_default().acknowledged = true;
+        self.entry(id, "acknowledged").acknowledged = true;
     }
 
     /// It came back with an error.
     pub fn refused(&mut self, id: Id) {
-        self.messages.entry(id).or_default().refused = true;
+        self.entry(id, "refused").refused = true;
     }
 
     /// A recipient got it; `late`: with a stamp.
-    pub fn seen(&mut self, session: Session, id: Id, late: bool) {
-        let Some(message) = self.messages.get_mut(&id).filter(|m| m.to == session.0) else {
+    pub fn seen(&mut self, session: Session, id: Id, late: bool, stanza_id: &str) {
+        if self.messages.get(&id).is_none_or(|m| m.to != session.0) {
             self.strays.push(format!("{id} came to {}", session.0));
             return;
-        };
+        }
+        let how = if late { "late" } else { "live" };
+        let message = self.entry(
+            id,
+            &format!("seen {how} by session {} as {stanza_id}", session.1),
+        );
         let seen = message.seen.entry(session).or_default();
         *seen += 1;
         let first = *seen == 1 && message.transmissions == 1;
@@ -130,12 +175,6 @@ impl Ledger {
                 .strays
                 .push(format!("{id} is in the archive of {owner}")),
         }
-    }
-
-    /// Whether everything that was acknowledged has been seen.
-    pub fn is_settled(&self) -> bool {
-        let mut open = self.messages.values();
-        open.all(|m| !m.acknowledged || m.refused || !m.seen.is_empty())
     }
 
     /// How many sightings there were.
@@ -196,8 +235,8 @@ mod tests {
     #[test]
     fn what_was_acknowledged_and_is_nowhere_is_lost() {
         let mut ledger = sent(0..5);
-        ledger.seen((2, 0), id(0), false);
-        ledger.seen((2, 0), id(1), true);
+        ledger.seen((2, 0), id(0), false, "x");
+        ledger.seen((2, 0), id(1), true, "x");
         ledger.archived(2, id(2));
         ledger.refused(id(3));
         let balance = ledger.balance();
@@ -211,13 +250,13 @@ mod tests {
     #[test]
     fn a_session_sees_a_message_as_often_as_it_was_transmitted() {
         let mut ledger = sent(0..2);
-        ledger.seen((2, 0), id(0), false);
-        ledger.seen((2, 1), id(0), true);
+        ledger.seen((2, 0), id(0), false, "x");
+        ledger.seen((2, 1), id(0), true, "x");
         assert_eq!(
             (ledger.balance().again, ledger.balance().doubled),
             (1, vec![])
         );
-        ledger.seen((2, 1), id(0), true);
+        ledger.seen((2, 1), id(0), true, "x");
         assert_eq!(ledger.balance().doubled, [id(0)]);
         ledger.transmitted(id(0), 2);
         assert_eq!(ledger.balance().doubled, []);
@@ -226,8 +265,8 @@ mod tests {
     #[test]
     fn messages_of_nobody_and_for_others_are_strays() {
         let mut ledger = sent(0..1);
-        ledger.seen((3, 0), id(0), false);
-        ledger.seen((2, 0), id(7), false);
+        ledger.seen((3, 0), id(0), false, "x");
+        ledger.seen((2, 0), id(7), false, "x");
         assert_eq!(ledger.balance().strays.len(), 2);
     }
 
@@ -235,7 +274,7 @@ mod tests {
     fn overtaking_is_noticed() {
         let mut ledger = sent(0..3);
         for number in [0, 2, 1] {
-            ledger.seen((2, 0), id(number), false);
+            ledger.seen((2, 0), id(number), false, "x");
         }
         assert_eq!(ledger.balance().reordered, 1);
     }

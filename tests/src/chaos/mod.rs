@@ -30,6 +30,8 @@ use robot::{Order, Robot, Shared, State, lock};
 
 /// How long it may take until all is well after an event, or at the end.
 const RECOVERY: Duration = Duration::from_mins(1);
+/// How long messages may take to their recipients, who are all there.
+const SETTLING: Duration = Duration::from_secs(30);
 /// Nothing more comes once nothing has come for so long.
 const REST: Duration = Duration::from_secs(3);
 
@@ -144,7 +146,7 @@ pub async fn run(scenario: &Scenario) -> Report {
             .problems
             .push(format!("{left} clients could not finish"));
     }
-    report.balance = shared.ledger().balance();
+    report.take(&shared.ledger());
     report.incidents = lock(&shared.incidents).clone();
     if let Some(directory) = &scenario.logs {
         keep_logs(&cluster, directory);
@@ -221,11 +223,12 @@ fn keep_logs(cluster: &TestCluster, directory: &std::path::Path) {
 impl Crowd {
     /// Makes the accounts and waits until everybody is online.
     async fn start(cluster: &TestCluster, scenario: &Scenario, random: &mut Random) -> Self {
-        let nodes: Vec<SocketAddr> = (0..cluster.size())
-            .map(|node| cluster.node(node).address("c2s"))
-            .collect();
+        let addresses =
+            |listener: &'static str| (0..cluster.size()).map(|n| cluster.node(n).address(listener));
+        let nodes: Vec<SocketAddr> = addresses("c2s").collect();
+        let secure: Vec<SocketAddr> = addresses("c2s_direct_tls").collect();
         let registrations = (0..scenario.clients).map(|number| {
-            let node = nodes[number % nodes.len()];
+            let node = secure[number % secure.len()];
             async move {
                 let registered = crate::within("an account", robot::register(number, node)).await;
                 registered.unwrap_or_else(|e| panic!("registering {number}: {e}"));
@@ -306,11 +309,12 @@ impl Crowd {
             if sightings != last.1 {
                 last = (Instant::now(), sightings);
             }
-            let settled = self.all(|state| state.waiting == 0) && self.shared.ledger().is_settled();
+            let acknowledged = self.all(|state| state.waiting == 0);
+            let settled = acknowledged && self.shared.ledger().unseen().is_empty();
             if last.0.elapsed() > REST && settled {
                 return true;
             }
-            if start.elapsed() > RECOVERY {
+            if start.elapsed() > SETTLING {
                 return false;
             }
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Scenario;
-use super::ledger::Balance;
+use super::ledger::{Balance, Ledger};
 
 /// How an event ended.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub struct Report {
     pub calm: Counters,
     /// What went wrong besides.
     pub problems: Vec<String>,
+    /// What happened to messages that were lost or doubled.
+    histories: Vec<String>,
 }
 
 impl Report {
@@ -89,6 +91,22 @@ impl Report {
             whole: None,
             calm: Counters::default(),
             problems: Vec::new(),
+            histories: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, ledger: &Ledger) {
+        self.balance = ledger.balance();
+        let Balance {
+            lost,
+            doubled,
+            archived_twice,
+            ..
+        } = &self.balance;
+        for which in [lost, doubled, archived_twice] {
+            let some = which.iter().take(10);
+            let some = some.map(|&id| format!("{id}: {}", ledger.history(id)));
+            self.histories.extend(some);
         }
     }
 
@@ -172,6 +190,9 @@ impl fmt::Display for Report {
         if let Some(whole) = &self.whole {
             writeln!(f, "counters of the whole run: {whole}")?;
         }
-        writeln!(f, "counters of the calm at the end: {}", self.calm)
+        writeln!(f, "counters of the calm at the end: {}", self.calm)?;
+        self.histories
+            .iter()
+            .try_for_each(|one| writeln!(f, "{one}"))
     }
 }

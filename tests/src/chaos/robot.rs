@@ -15,8 +15,9 @@ use crate::archive::{DATA_FORMS, MAM, Query, RSM};
 use crate::client::{BIND, auth, bound_jid, response};
 use crate::scram::{self, Hash, Scram};
 use crate::server::password;
-use crate::stanza::{self, CLIENT, DELAY};
+use crate::stanza::{self, CLIENT, DELAY, STANZA_IDS};
 use crate::stream_management::{self as sm, Counts, SM};
+use crate::tls::client_config;
 use crate::wire::{Event, SASL, STREAM, Wire};
 
 /// How long anything that a node is asked may take before the robot tries elsewhere.
@@ -380,7 +381,9 @@ impl Robot {
             self.shared.ledger().refused(id);
         } else {
             let late = message.child("delay", DELAY).is_some();
-            self.shared.ledger().seen(session, id, late);
+            let stanza_id = message.child("stanza-id", STANZA_IDS);
+            let stanza_id = stanza_id.and_then(|e| e.attr("id")).unwrap_or("nothing");
+            self.shared.ledger().seen(session, id, late, stanza_id);
         }
     }
 
@@ -563,14 +566,14 @@ fn condition(element: &Element) -> String {
     names.join(" ")
 }
 
-/// Makes a robot's account, by XEP-0077.
+/// Makes a robot's account, by XEP-0077, at a port for direct TLS: a password is told.
 ///
 /// # Errors
 /// What the server said.
 pub async fn register(number: usize, address: SocketAddr) -> Result<(), String> {
     const NS: &str = "jabber:iq:register";
-    let tcp = Wire::try_tcp(address).await;
-    let mut wire = tcp.map_err(|e| e.to_string())?;
+    let tls = client_config(rustls::ALL_VERSIONS, &["xmpp-client"]);
+    let mut wire = Wire::direct_tls(address, tls).await;
     open(&mut wire).await?;
     let name = name(number);
     let fields = Element::new("query", NS)
