@@ -406,6 +406,8 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
             cluster.bus.data_lost();
             run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
             losses.send_replace(());
+            // Frames are gone as well, perhaps the last ones from a node that has nothing more to say.
+            read_all_logs(node).await;
         }
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");

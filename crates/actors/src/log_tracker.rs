@@ -19,6 +19,9 @@ use crate::shard::Shard;
 /// How long confirmations gather before they are written.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long they wait when storage could not write the last ones.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The entries of one account that this node deals with.
 #[derive(Debug)]
 pub struct LogTracker {
@@ -116,7 +119,20 @@ impl LogTracker {
         confirmed
     }
 
-    /// What was taken has been written, or will not be.
+    /// What was taken could not be written: it has to be tried again, and stays known until then.
+    fn not_written(self: &Rc<Self>, entries: Vec<EntryId>) {
+        let mut state = self.state.borrow_mut();
+        for entry in &entries {
+            state.written.remove(&entry.0);
+        }
+        state.confirmed.extend(entries);
+        drop(state);
+        if !self.is_listed.replace(true) {
+            Shard::current().confirmations.borrow_mut().add(self);
+        }
+    }
+
+    /// What was taken has been written.
     fn settled(&self, entries: &[EntryId]) {
         let mut state = self.state.borrow_mut();
         if state.readings > 0 {
@@ -150,13 +166,21 @@ pub(crate) struct Confirmations {
     listed: Vec<Rc<LogTracker>>,
     /// Held while some are being written.
     writing: Rc<tokio::sync::Mutex<()>>,
+    /// Whether the last ones could not be written.
+    failed: bool,
 }
 
 impl Confirmations {
+    /// How long confirmations gather now.
+    fn pause(&self) -> Duration {
+        if self.failed { RETRY } else { GATHER }
+    }
+
     fn add(&mut self, tracker: &Rc<LogTracker>) {
         if self.listed.is_empty() {
             actix_rt::spawn(async {
-                tokio::time::sleep(GATHER).await;
+                let pause = Shard::current().confirmations.borrow().pause();
+                tokio::time::sleep(pause).await;
                 Shard::current().write_confirmations().await;
             });
         }
@@ -186,12 +210,16 @@ impl Shard {
             .iter()
             .map(|(tracker, entries)| (tracker.account.clone(), entries.clone()))
             .collect();
-        if let Err(error) = self.node().storage.mark_delivered(marks).await {
-            // They will be sent once more.
-            tracing::warn!(%error, "delivered messages stayed undelivered in the log");
+        let written = self.node().storage.mark_delivered(marks).await;
+        self.confirmations.borrow_mut().failed = written.is_err();
+        if let Err(error) = &written {
+            tracing::warn!(%error, "what was delivered could not be noted; it is tried again");
         }
         for (tracker, entries) in taken {
-            tracker.settled(&entries);
+            match written {
+                Ok(()) => tracker.settled(&entries),
+                Err(_) => tracker.not_written(entries),
+            }
         }
     }
 }
