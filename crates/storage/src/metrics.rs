@@ -6,8 +6,9 @@ use std::{
 };
 
 use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, exponential_buckets,
-    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge_vec,
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
 };
 
 use crate::Error;
@@ -107,6 +108,15 @@ pub static CONNECTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Whether the database server is away.
+pub static OUTAGE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "rookery_storage_outage",
+        "1 while the database server cannot be reached, else 0."
+    )
+    .expect("registered once")
+});
+
 /// Makes all of them show up, with 0.
 pub fn init() {
     for vec in [&COMMIT_ROWS, &COMMIT_SECONDS, &OPERATION_SECONDS] {
@@ -114,6 +124,7 @@ pub fn init() {
     }
     LazyLock::force(&QUEUE_LENGTH);
     LazyLock::force(&ERRORS);
+    LazyLock::force(&OUTAGE);
     for counter in [&LOG_ROWS_APPENDED, &LOG_ROWS_DELIVERED, &LOG_ROWS_REFUSED] {
         LazyLock::force(counter);
     }

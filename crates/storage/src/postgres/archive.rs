@@ -126,13 +126,14 @@ async fn archive(
     let ids = (!ids.is_empty()).then_some(&ids);
     // A statement for each way that it has to be looked up.
     macro_rules! select {
-        ($with:literal, $order:literal) => {
+        ($ids:literal, $with:literal, $order:literal) => {
             concat!(
                 "SELECT ",
                 entry_columns!(),
                 " FROM entry e
                  WHERE e.account = $1 AND e.id > $2 AND e.id < $3 AND e.archived
-                 AND e.at BETWEEN $4 AND $5 AND ($6::bigint[] IS NULL OR e.id = ANY ($6)) ",
+                 AND e.at BETWEEN $4 AND $5 ",
+                $ids,
                 $with,
                 " ORDER BY e.id ",
                 $order,
@@ -140,30 +141,40 @@ async fn archive(
             )
         };
     }
+    macro_rules! select_all {
+        ($ids:literal, $order:literal) => {
+            select!($ids, "", $order)
+        };
+    }
     macro_rules! select_with {
-        ($order:literal) => {
+        ($ids:literal, $order:literal) => {
             select!(
-                "AND e.peer_hash = $8
+                $ids,
+                " AND e.peer_hash = $8
                  AND CASE WHEN $9 THEN split_part(e.peer, '/', 1) ELSE e.peer END = $10",
                 $order
             )
         };
     }
-    let is_backwards = query.page.is_backwards();
+    macro_rules! in_direction {
+        ($select:ident) => {
+            match (ids.is_some(), query.page.is_backwards()) {
+                (false, false) => $select!("AND $6::bigint[] IS NULL", ""),
+                (false, true) => $select!("AND $6::bigint[] IS NULL", "DESC"),
+                (true, false) => $select!("AND e.id = ANY ($6::bigint[])", ""),
+                (true, true) => $select!("AND e.id = ANY ($6::bigint[])", "DESC"),
+            }
+        };
+    }
     let mut parameters: Vec<&(dyn ToSql + Sync)> =
         vec![&account, &low, &high, &start, &end, &ids, &limit];
     let with = query.with.as_ref();
     let with = with.map(|with| (peer_hash(with), with.is_bare(), with.as_str()));
     let sql = match &with {
-        None if is_backwards => select!("", "DESC"),
-        None => select!("", ""),
+        None => in_direction!(select_all),
         Some((hash, is_bare, text)) => {
             parameters.extend([hash as &(dyn ToSql + Sync), is_bare, text]);
-            if is_backwards {
-                select_with!("DESC")
-            } else {
-                select_with!("")
-            }
+            in_direction!(select_with)
         }
     };
     let rows = lease.query(sql, &parameters).await?;

@@ -15,13 +15,14 @@ use rookery_proto::jid::BareJid;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
-    time::timeout_at,
+    time::{timeout, timeout_at},
 };
 
 use super::{
     BACKEND,
     log_batch::{Accounts, Failure, write},
     pool::{Lease, Pool, closed},
+    suspect_after, suspicion,
 };
 use crate::{EntryId, Error, NewMessage, Refused, Stored, metrics};
 
@@ -87,6 +88,7 @@ enum Message {
 #[derive(Debug)]
 pub(super) struct LogWriter {
     sender: mpsc::Sender<Message>,
+    pool: Arc<Pool>,
     length: IntGauge,
 }
 
@@ -98,12 +100,16 @@ impl LogWriter {
         let writer = Writer {
             receiver,
             length: length.clone(),
-            pool,
+            pool: Arc::clone(&pool),
             lease: None,
             accounts: Accounts::default(),
         };
         runtime.spawn(writer.run());
-        Self { sender, length }
+        Self {
+            sender,
+            pool,
+            length,
+        }
     }
 
     /// See [`crate::LogStore::append`].
@@ -141,6 +147,7 @@ impl LogWriter {
         answered: oneshot::Receiver<Result<T, Error>>,
         deadline: Instant,
     ) -> Result<T, Error> {
+        self.pool.breaker().check()?;
         // Trying first keeps the order of the calls: waiting may yield although there is room.
         let slot = match self.sender.try_reserve() {
             Ok(slot) => slot,
@@ -222,15 +229,16 @@ impl Writer {
             }
             let mut lease = match self.lease.take() {
                 Some(lease) => lease,
-                // The callers' own deadlines bound this.
                 None => match self.pool.lease(Instant::now() + PATIENCE).await {
                     Ok(lease) => lease,
-                    Err(_) => continue,
+                    // The callers' own deadlines and the breaker bound this.
+                    Err(_) if self.pool.may_wait() => continue,
+                    Err(error) => return fail(batch, &error),
                 },
             };
             let started = Instant::now();
             let rows = batch.iter().map(Change::rows).sum();
-            let result = write(&mut lease, &mut self.accounts, &batch).await;
+            let result = self.write(&mut lease, &batch).await;
             metrics::observe_commit(BACKEND, rows, started.elapsed());
             match result {
                 Ok(outcomes) => {
@@ -251,14 +259,32 @@ impl Writer {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(Failure::Before(error) | Failure::Committing(error)) => {
-                    tracing::error!(%error, calls = batch.len(), "message logs were not written");
-                    for change in batch {
-                        change.fail(error.clone());
-                    }
-                    return;
+                    return fail(batch, &error);
                 }
             }
         }
+    }
+
+    /// Writes and commits a batch, within the time that one request may take.
+    async fn write(
+        &mut self,
+        lease: &mut Lease,
+        batch: &[Change],
+    ) -> Result<Vec<Outcome>, Failure> {
+        let limit = self.pool.limit();
+        let work = timeout(limit, write(lease, &mut self.accounts, batch));
+        let suspicious = Instant::now() + suspicion(limit);
+        suspect_after(suspicious, work, || self.pool.suspect())
+            .await
+            .unwrap_or(Err(Failure::Committing(Error::Timeout("message logs"))))
+    }
+}
+
+/// Tells the callers of a batch that it was not written.
+fn fail(batch: Vec<Change>, error: &Error) {
+    tracing::error!(%error, calls = batch.len(), "message logs were not written");
+    for change in batch {
+        change.fail(error.clone());
     }
 }
 

@@ -8,6 +8,7 @@
 mod accounts;
 mod archive;
 mod blocks;
+mod breaker;
 mod config;
 mod log;
 mod log_batch;
@@ -22,6 +23,7 @@ mod tls;
 
 use std::{
     error::Error as _,
+    pin::pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -135,6 +137,7 @@ impl PostgresStorage {
         F: FnOnce(Lease) -> W + Send + 'static,
         W: Future<Output = Result<T, Error>> + Send,
     {
+        self.pool.breaker().check()?;
         let slots = Arc::clone(&self.slots);
         let slot = timeout_at(deadline.into(), slots.acquire_owned())
             .await
@@ -150,7 +153,13 @@ impl PostgresStorage {
         });
         let abort = task.abort_handle();
         // A little later than the deadline, so that the reason why it was missed comes through.
-        match timeout_at((deadline + Duration::from_millis(50)).into(), task).await {
+        let wait = timeout_at((deadline + Duration::from_millis(50)).into(), task);
+        let suspicious = Instant::now() + suspicion(self.options.timeout);
+        let answered = suspect_after(suspicious, wait, || {
+            let _runtime = self.runtime.enter();
+            self.pool.suspect();
+        });
+        match answered.await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) if error.is_panic() => Err(Error::unavailable("the operation panicked")),
             Ok(Err(_)) => Err(closed()),
@@ -166,14 +175,7 @@ impl PostgresStorage {
 impl Storage for PostgresStorage {
     async fn health(&self) -> Result<(), Error> {
         // During an outage an operation would wait for the server; this is to know now.
-        let pool = Arc::clone(&self.pool);
-        let recheck = self.runtime.spawn(async move { pool.recheck().await });
-        let deadline = Instant::now() + self.options.timeout;
-        match timeout_at(deadline.into(), recheck).await {
-            Ok(Ok(recheck)) => recheck.map_err(Error::unavailable)?,
-            Ok(Err(_)) => return Err(closed()),
-            Err(_) => return Err(Error::Timeout("health")),
-        }
+        self.pool.breaker().check_now()?;
         self.read("health", async |mut lease: Lease| {
             lease
                 .query("SELECT max(version) FROM migration", &[])
@@ -212,6 +214,25 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// After how much of the time that an operation has it seems that the server is away.
+fn suspicion(timeout: Duration) -> Duration {
+    timeout / 4
+}
+
+/// Waits for `work`; once `suspicious` is over, does `suspect` and goes on waiting.
+async fn suspect_after<T>(
+    suspicious: Instant,
+    work: impl Future<Output = T>,
+    suspect: impl FnOnce(),
+) -> T {
+    let mut work = pin!(work);
+    if let Ok(done) = timeout_at(suspicious.into(), &mut work).await {
+        return done;
+    }
+    suspect();
+    work.await
 }
 
 /// A thread with a runtime, and what ends it when dropped.

@@ -2,24 +2,27 @@
 //!
 //! A connection is leased for one operation. It goes back to the pool only when nothing is under way
 //! on it: a lease that was dropped in the middle of a request ends its connection, one that was
-//! dropped in the middle of a transaction rolls back first. While the server does not answer,
-//! operations wait for it, bounded by their own deadlines; one of them at a time tries to connect.
+//! dropped in the middle of a transaction rolls back first. While the server is away, a task of its
+//! own tries to connect, and operations wait or fail as the [`Breaker`] says.
 
 use std::{
     collections::HashMap,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 
-use super::{config::Target, explain};
+use super::{breaker::Breaker, config::Target, explain};
 use crate::{Error, metrics};
 
 /// Pauses between attempts to connect grow from the first to the second.
@@ -32,16 +35,16 @@ pub(super) struct Pool {
     limit: Duration,
     idle: Mutex<Vec<Link>>,
     permits: Arc<Semaphore>,
-    outage: Mutex<Option<Outage>>,
-    /// Told when an outage ends.
-    back: Notify,
+    breaker: Breaker,
+    /// Whether a task finds out whether the server is there.
+    is_probing: AtomicBool,
 }
 
-/// The server could not be reached lately.
-struct Outage {
+/// Why a connection could not be made.
+struct NotConnected {
     reason: String,
-    pause: Duration,
-    next_attempt: Instant,
+    /// Whether a server answered, and refused.
+    is_answered: bool,
 }
 
 /// One connection and its prepared statements.
@@ -66,8 +69,8 @@ impl Pool {
             limit,
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(size.clamp(1, 1000))),
-            outage: Mutex::default(),
-            back: Notify::new(),
+            breaker: Breaker::new(limit / 2),
+            is_probing: AtomicBool::new(false),
         }
     }
 
@@ -76,20 +79,48 @@ impl Pool {
         &self.target.place
     }
 
+    /// How long one request may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Whether it makes sense to ask for a connection once more.
+    pub(super) fn may_wait(&self) -> bool {
+        !self.permits.is_closed() && self.breaker.check().is_ok()
+    }
+
+    /// Whether the server is away, and for how long.
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// A connection. Waits until `deadline` for a free one and for the server.
     ///
     /// # Errors
     /// `Unavailable`, with the reason why the server cannot be reached.
     pub(super) async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Error> {
-        let permit = match timeout(remaining(deadline), self.permits.clone().acquire_owned()).await
-        {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) => return Err(closed()),
-            Err(_) => return Err(Error::unavailable("all connections are busy")),
-        };
-        let link = match self.take_idle() {
-            Some(link) => link,
-            None => self.connect_until(deadline).await?,
+        tokio::select! {
+            biased;
+            lease = self.lease_patiently() => lease,
+            error = self.breaker.given_up(deadline, "all connections are busy") => Err(error),
+        }
+    }
+
+    async fn lease_patiently(self: &Arc<Self>) -> Result<Lease, Error> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| closed())?;
+        let link = loop {
+            if let Some(link) = self.take_idle() {
+                break link;
+            }
+            if self.permits.is_closed() {
+                return Err(closed());
+            }
+            if self.breaker.is_open() {
+                self.breaker.closed().await;
+            } else if let Ok(link) = self.connect(self.limit).await {
+                break link;
+            }
         };
         Ok(Lease {
             pool: Arc::clone(self),
@@ -105,7 +136,6 @@ impl Pool {
         let all = u32::try_from(size).unwrap_or(u32::MAX);
         let returned = timeout(patience, self.permits.acquire_many(all)).await;
         self.permits.close();
-        self.back.notify_waiters();
         if returned.is_err() {
             tracing::warn!("operations were under way when the storage was closed");
         }
@@ -118,84 +148,114 @@ impl Pool {
         idle.pop()
     }
 
-    async fn connect_until(&self, deadline: Instant) -> Result<Link, Error> {
-        loop {
-            let back = self.back.notified();
-            if let Some((reason, next_attempt)) = self.pause() {
-                let wake = next_attempt.min(deadline);
-                tokio::select! {
-                    () = back => {}
-                    () = tokio::time::sleep_until(wake.into()) => {}
-                }
-                if self.permits.is_closed() {
-                    return Err(closed());
-                }
-                if Instant::now() >= deadline {
-                    return Err(Error::unavailable(reason));
-                }
-                continue;
-            }
-            match self.connect(deadline).await {
-                Ok(link) => return Ok(link),
-                Err(reason) if Instant::now() >= deadline => {
-                    return Err(Error::unavailable(reason));
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// If nobody may connect now: why, and when somebody may. Else it is the caller's turn, and the
-    /// others have to wait for what it finds.
-    fn pause(&self) -> Option<(String, Instant)> {
-        let mut outage = lock(&self.outage);
-        let outage = outage.as_mut()?;
-        let now = Instant::now();
-        if outage.next_attempt > now {
-            return Some((outage.reason.clone(), outage.next_attempt));
-        }
-        outage.pause = (outage.pause * 2).min(PAUSES.1);
-        outage.next_attempt = now + outage.pause;
-        None
-    }
-
-    /// Connects, once.
+    /// Makes one attempt to connect. If it fails, the server is away.
     ///
     /// # Errors
-    /// In words.
-    async fn connect(&self, deadline: Instant) -> Result<Link, String> {
-        let result = match timeout(remaining(deadline).min(self.limit), self.handshake()).await {
-            Ok(result) => result.map_err(|error| explain(&error)),
-            Err(_) => Err("no answer to the attempt to connect".to_owned()),
-        };
-        let mut outage = lock(&self.outage);
-        match result {
-            Ok(client) => {
-                metrics::CONNECTS.with_label_values(&["ok"]).inc();
-                if outage.take().is_some() {
-                    tracing::info!(place = self.place(), "the database is back");
-                    self.back.notify_waiters();
+    /// Tells that.
+    async fn connect(self: &Arc<Self>, patience: Duration) -> Result<Link, ()> {
+        let began = Instant::now();
+        match self.attempt(patience).await {
+            Ok(link) => {
+                self.is_there();
+                Ok(link)
+            }
+            Err(why) => {
+                self.is_away(&why, began);
+                Err(())
+            }
+        }
+    }
+
+    /// Something takes suspiciously long: finds out whether the server is there. To be called within
+    /// the storage's runtime.
+    pub(super) fn suspect(self: &Arc<Self>) {
+        if self.breaker.is_open() || self.is_probing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pool = Arc::clone(self);
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let result = pool.attempt(pool.limit / 2).await;
+            pool.is_probing.store(false, Ordering::Release);
+            match result {
+                Ok(link) => pool.keep(link),
+                Err(why) => pool.is_away(&why, began),
+            }
+        });
+    }
+
+    fn is_there(&self) {
+        if self.breaker.close() {
+            tracing::info!(place = self.place(), "the database is back");
+        }
+    }
+
+    /// Notes an outage, and lets a task wait for its end.
+    fn is_away(self: &Arc<Self>, why: &NotConnected, since: Instant) {
+        if self.breaker.open(&why.reason, since) {
+            let reason = &why.reason;
+            tracing::error!(place = self.place(), reason, "the database is unavailable");
+            if !why.is_answered {
+                // Requests on these would wait in vain.
+                lock(&self.idle).clear();
+            }
+        }
+        if !self.is_probing.swap(true, Ordering::AcqRel) {
+            tokio::spawn(Arc::clone(self).probe());
+        }
+    }
+
+    /// Tries to connect until it succeeds.
+    async fn probe(self: Arc<Self>) {
+        let mut pause = PAUSES.0;
+        while self.breaker.is_open() && !self.permits.is_closed() {
+            tokio::time::sleep(pause).await;
+            match self.attempt(self.limit).await {
+                Ok(link) => {
+                    self.keep(link);
+                    self.is_there();
                 }
+                Err(why) => {
+                    self.breaker.open(&why.reason, Instant::now());
+                }
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+        self.is_probing.store(false, Ordering::Release);
+    }
+
+    fn keep(&self, link: Link) {
+        if !self.permits.is_closed() {
+            lock(&self.idle).push(link);
+        }
+    }
+
+    async fn attempt(&self, patience: Duration) -> Result<Link, NotConnected> {
+        let (outcome, result) = match timeout(patience, self.handshake()).await {
+            Ok(Ok(client)) => (
+                "ok",
                 Ok(Link {
                     client,
                     statements: HashMap::new(),
-                })
-            }
-            Err(reason) => {
-                metrics::CONNECTS.with_label_values(&["failed"]).inc();
-                if let Some(outage) = outage.as_mut() {
-                    outage.reason.clone_from(&reason);
-                } else {
-                    tracing::error!(place = self.place(), reason, "the database is unavailable");
-                    *outage = Some(Outage {
-                        reason: reason.clone(),
-                        pause: PAUSES.0,
-                        next_attempt: Instant::now() + PAUSES.0,
-                    });
-                }
-                Err(reason)
-            }
-        }
+                }),
+            ),
+            Ok(Err(error)) => (
+                "failed",
+                Err(NotConnected {
+                    reason: explain(&error),
+                    is_answered: error.as_db_error().is_some(),
+                }),
+            ),
+            Err(_) => (
+                "failed",
+                Err(NotConnected {
+                    reason: "no answer to the attempt to connect".to_owned(),
+                    is_answered: false,
+                }),
+            ),
+        };
+        metrics::CONNECTS.with_label_values(&[outcome]).inc();
+        result
     }
 
     async fn handshake(&self) -> Result<Client, tokio_postgres::Error> {
@@ -209,11 +269,17 @@ impl Pool {
             }
         });
         let limit = self.limit.as_millis();
-        // A commit that is not on disk when it returns would break what the log promises.
+        // All statements look up rows by an index, and most a few only. Where statistics are missing,
+        // the planner would rather read and sort everything (a page of an archive of a million
+        // entries took 0.5 s). A commit that is not on disk when it returns would break what the log
+        // promises.
         let settings = format!(
             "SET statement_timeout = {limit};
              SET idle_in_transaction_session_timeout = {limit};
              SET client_min_messages = warning;
+             SET enable_seqscan = off;
+             SET enable_bitmapscan = off;
+             SET jit = off;
              SELECT set_config('synchronous_commit', 'on', false)
                  WHERE current_setting('synchronous_commit') = 'off'"
         );
@@ -221,28 +287,14 @@ impl Pool {
         Ok(client)
     }
 
-    /// Makes one attempt to connect.
+    /// Makes the first connection.
     ///
     /// # Errors
     /// In words.
     pub(super) async fn try_connect(&self) -> Result<(), String> {
-        let link = self.connect(Instant::now() + self.limit).await?;
-        lock(&self.idle).push(link);
+        let link = self.attempt(self.limit).await.map_err(|why| why.reason)?;
+        self.keep(link);
         Ok(())
-    }
-
-    /// Finds out whether an outage is over, if it is time to try.
-    ///
-    /// # Errors
-    /// The reason why the server cannot be reached.
-    pub(super) async fn recheck(&self) -> Result<(), String> {
-        if lock(&self.outage).is_none() {
-            return Ok(());
-        }
-        match self.pause() {
-            Some((reason, _)) => Err(reason),
-            None => self.try_connect().await,
-        }
     }
 }
 
@@ -468,10 +520,6 @@ impl Drop for Lease {
             State::Free | State::Busy => {}
         }
     }
-}
-
-fn remaining(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -122,13 +122,14 @@ const VERSION_2: &str = r#"
     LOCK TABLE account, log, log_entry IN ACCESS EXCLUSIVE MODE;
 
     -- `pending`: it has to be delivered. `archived`: it is in the archive. `peer_hash`: of the bare
-    -- JID, for searches (log.rs).
+    -- JID, for searches (log.rs); with that condition the index serves them and nothing else.
     ALTER TABLE log_entry RENAME TO entry;
     ALTER TABLE entry
         ADD COLUMN pending BOOLEAN NOT NULL DEFAULT true,
         ADD COLUMN archived BOOLEAN NOT NULL DEFAULT false,
-        ADD COLUMN peer_hash INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX entry_peer ON entry (account, peer_hash, id) WHERE archived;
+        ADD COLUMN peer_hash INTEGER;
+    CREATE INDEX entry_peer ON entry (account, peer_hash, id)
+        WHERE archived AND peer_hash IS NOT NULL;
 
     -- `undelivered` counts pending entries past the mark, but for those in `ahead`: archived ones
     -- that are delivered. `latest`: the latest time that an archived entry has; `disorder`: how much

@@ -5,13 +5,16 @@
 //! `log_entry` for each copy, and no reading. When another process has written to the file, or a
 //! transaction is rolled back, all of that is forgotten.
 //!
-//! The rows of `log_entry` and the delivered marks are gathered and written once, sorted, before
-//! anything reads them: at the end of the transaction.
+//! All rows are gathered and written, sorted and many in one statement, before anything reads them: at
+//! the end of the transaction.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use rookery_proto::jid::{BareJid, Jid};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::deliveries::{Confirmed, Deliveries, from_blob, to_blob};
 use crate::{
@@ -33,8 +36,8 @@ pub(super) mod kind {
 /// Accounts that are kept in memory.
 const MAX_ACCOUNTS: usize = 50_000;
 
-/// Undelivered entries that are kept in memory, counting those that were delivered meanwhile.
-const MAX_UNDELIVERED: usize = 1_000_000;
+/// Ids of undelivered entries that are kept in memory; 16 octets each.
+const MAX_UNDELIVERED: usize = 4_000_000;
 
 /// After so many entries that need no delivery, the mark is stored although nothing was delivered:
 /// whoever looks for undelivered entries begins there.
@@ -47,16 +50,30 @@ pub(super) struct Logs {
     logs: Vec<Log>,
     /// Places of those whose row has to be written.
     changed: Vec<usize>,
-    /// Rows of `log_entry` that have to be written: account, id, kind, peer.
-    entries: Vec<(i64, i64, i64, i64)>,
+    /// Rows that have to be written.
+    messages: Vec<Message>,
+    entries: Vec<LogEntry>,
     /// The newest id that was given to any entry, and the one that is stored as such.
     newest: i64,
     stored_newest: i64,
-    /// Entries that were pushed to the lists in memory.
-    pushed: usize,
+    /// Ids of undelivered entries in memory.
+    undelivered: usize,
     /// Changes when another process commits.
     version: Option<i64>,
 }
+
+/// A row of `message`.
+#[derive(Debug)]
+struct Message {
+    id: i64,
+    at: i64,
+    recipient: Option<(i64, Jid)>,
+    sender: Option<(i64, Jid)>,
+    stanza: Arc<str>,
+}
+
+/// A row of `log_entry`: account, id, kind, peer.
+type LogEntry = [i64; 4];
 
 /// One log.
 #[derive(Debug)]
@@ -89,7 +106,7 @@ impl Logs {
         let version = db
             .prepare_cached("PRAGMA data_version")?
             .query_row([], |row| row.get(0))?;
-        let full = self.logs.len() > MAX_ACCOUNTS || self.pushed > MAX_UNDELIVERED;
+        let full = self.logs.len() > MAX_ACCOUNTS || self.undelivered > MAX_UNDELIVERED;
         if self.version != Some(version) || full {
             self.clear();
             self.newest = db
@@ -109,21 +126,20 @@ impl Logs {
     /// Forgets an account that is created, deleted or changed otherwise. What there was to write
     /// must be written.
     pub(super) fn forget(&mut self, account: &BareJid) {
-        self.places.remove(account);
+        if let Some(place) = self.places.remove(account) {
+            let deliveries = std::mem::take(&mut self.logs[place].deliveries);
+            self.undelivered -= deliveries.count();
+        }
     }
 
     /// Writes what is not written yet.
     pub(super) fn flush(&mut self, db: &Connection) -> Result<(), Error> {
-        if !self.entries.is_empty() {
-            // Neighbours share pages.
-            self.entries.sort_unstable();
-            let mut insert = db.prepare_cached(
-                "INSERT INTO log_entry (account, id, kind, peer) VALUES (?1, ?2, ?3, ?4)",
-            )?;
-            for entry in self.entries.drain(..) {
-                insert.execute(<[i64; 4]>::from(entry))?;
-            }
-        }
+        insert_messages(db, &self.messages)?;
+        self.messages.clear();
+        // Neighbours share pages.
+        self.entries.sort_unstable();
+        insert_entries(db, &self.entries)?;
+        self.entries.clear();
         if !self.changed.is_empty() {
             let mut update = db.prepare_cached(
                 "UPDATE log SET delivered = ?2, ahead = ?3, disorder = ?4 WHERE account = ?1",
@@ -194,11 +210,11 @@ impl Logs {
         let same_log = matches!((&received, &sent), (Some(r), Some(s)) if r.place == s.place);
         Ok(Ok(if same_log {
             Stored {
-                recipient: self.write(db, message, received, None)?.recipient,
-                sender: self.write(db, message, None, sent)?.sender,
+                recipient: self.write(message, received, None).recipient,
+                sender: self.write(message, None, sent).sender,
             }
         } else {
-            self.write(db, message, received, sent)?
+            self.write(message, received, sent)
         }))
     }
 
@@ -225,32 +241,26 @@ impl Logs {
         }))
     }
 
-    /// Writes one row of `message` for up to two copies in different logs.
+    /// Adds one row of `message` for up to two copies in different logs.
     fn write(
         &mut self,
-        db: &Connection,
         message: &NewMessage,
         received: Option<Copy<'_>>,
         sent: Option<Copy<'_>>,
-    ) -> Result<Stored, Error> {
+    ) -> Stored {
         if received.is_none() && sent.is_none() {
-            return Ok(Stored::default());
+            return Stored::default();
         }
         let id = self.newest + 1;
         let at = to_micros(message.at);
-        db.prepare_cached(
-            "INSERT INTO message (id, at, recipient, sender, recipient_peer, sender_peer, stanza)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
+        let end = |copy: &Copy<'_>| (copy.account, copy.peer.clone());
+        self.messages.push(Message {
             id,
             at,
-            received.as_ref().map(|copy| copy.account),
-            sent.as_ref().map(|copy| copy.account),
-            received.as_ref().map(|copy| copy.peer.as_str()),
-            sent.as_ref().map(|copy| copy.peer.as_str()),
-            &*message.stanza,
-        ])?;
+            recipient: received.as_ref().map(end),
+            sender: sent.as_ref().map(end),
+            stanza: Arc::clone(&message.stanza),
+        });
         self.newest = id;
         let mut enter = |copy: Copy<'_>, role| {
             self.enter(id, at, role, &copy);
@@ -259,10 +269,10 @@ impl Logs {
                 archived: copy.archived,
             }
         };
-        Ok(Stored {
+        Stored {
             recipient: received.map(|copy| enter(copy, 0)),
             sender: sent.map(|copy| enter(copy, kind::SENT)),
-        })
+        }
     }
 
     fn enter(&mut self, id: i64, at: i64, role: i64, copy: &Copy<'_>) {
@@ -272,10 +282,10 @@ impl Logs {
         }
         if copy.pending {
             kind |= kind::PENDING;
-            self.pushed += 1;
+            self.undelivered += 1;
         }
         self.entries
-            .push((copy.account, id, kind, peer_hash(copy.peer).into()));
+            .push([copy.account, id, kind, peer_hash(copy.peer).into()]);
         let log = &mut self.logs[copy.place];
         log.deliveries.push(id, copy.pending, copy.archived);
         log.since_mark += 1;
@@ -303,6 +313,7 @@ impl Logs {
             let Some(place) = self.place(db, account)? else {
                 continue;
             };
+            let before = self.logs[place].deliveries.count();
             for id in ids {
                 let (id, newest) = (to_i64(id.0), self.newest);
                 match self.logs[place].deliveries.confirm(id, newest) {
@@ -316,13 +327,14 @@ impl Logs {
                 count += 1;
                 self.changed(place);
             }
+            self.undelivered -= before - self.logs[place].deliveries.count();
         }
         Ok(count)
     }
 
     /// Makes sure that an entry of this transaction is written before it is removed.
     fn flush_entries_of(&mut self, db: &Connection, id: i64) -> Result<(), Error> {
-        if self.entries.iter().any(|entry| entry.1 == id) {
+        if self.entries.iter().any(|entry| entry[1] == id) {
             self.flush(db)?;
         }
         Ok(())
@@ -358,7 +370,7 @@ impl Logs {
         let Some(log) = Log::load(db, account)? else {
             return Ok(None);
         };
-        self.pushed += log.deliveries.count();
+        self.undelivered += log.deliveries.count();
         self.logs.push(log);
         let place = self.logs.len() - 1;
         self.places.insert(account.clone().compact(), place);
@@ -476,6 +488,79 @@ impl Log {
         }
         worse
     }
+}
+
+/// Rows that one statement inserts.
+const ROWS: usize = 32;
+
+/// A statement that inserts `rows` rows.
+fn insert_sql(into: &str, row: &str, rows: usize) -> String {
+    let values = vec![row; rows].join(", ");
+    format!("INSERT OR ROLLBACK INTO {into} VALUES {values}")
+}
+
+static INSERT_MESSAGES: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let into = "message (id, at, recipient, sender, recipient_peer, sender_peer, stanza)";
+    [1, ROWS].map(|rows| insert_sql(into, "(?, ?, ?, ?, ?, ?, ?)", rows))
+});
+
+static INSERT_ENTRIES: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let into = "log_entry (account, id, kind, peer)";
+    [1, ROWS].map(|rows| insert_sql(into, "(?, ?, ?, ?)", rows))
+});
+
+fn insert_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<()> {
+    insert(db, &INSERT_MESSAGES, messages, |insert, first, message| {
+        let account = |end: &Option<(i64, Jid)>| end.as_ref().map(|end| end.0);
+        insert.raw_bind_parameter(first, message.id)?;
+        insert.raw_bind_parameter(first + 1, message.at)?;
+        insert.raw_bind_parameter(first + 2, account(&message.recipient))?;
+        insert.raw_bind_parameter(first + 3, account(&message.sender))?;
+        for (place, end) in [(4, &message.recipient), (5, &message.sender)] {
+            let peer = end.as_ref().map(|end| end.1.as_str());
+            insert.raw_bind_parameter(first + place, peer)?;
+        }
+        insert.raw_bind_parameter(first + 6, &*message.stanza)?;
+        Ok(7)
+    })
+}
+
+fn insert_entries(db: &Connection, entries: &[LogEntry]) -> rusqlite::Result<()> {
+    insert(db, &INSERT_ENTRIES, entries, |insert, first, entry| {
+        for (place, value) in entry.iter().enumerate() {
+            insert.raw_bind_parameter(first + place, value)?;
+        }
+        Ok(entry.len())
+    })
+}
+
+/// Inserts rows, many at a time and then one by one. `bind` binds a row from a parameter on, and
+/// gives the number of its parameters.
+fn insert<R>(
+    db: &Connection,
+    [one, many]: &[String; 2],
+    rows: &[R],
+    bind: impl Fn(&mut Statement<'_>, usize, &R) -> rusqlite::Result<usize>,
+) -> rusqlite::Result<()> {
+    let (chunks, rest) = rows.as_chunks::<ROWS>();
+    if !chunks.is_empty() {
+        let mut insert = db.prepare_cached(many)?;
+        for chunk in chunks {
+            let mut parameter = 1;
+            for row in chunk {
+                parameter += bind(&mut insert, parameter, row)?;
+            }
+            insert.raw_execute()?;
+        }
+    }
+    if !rest.is_empty() {
+        let mut insert = db.prepare_cached(one)?;
+        for row in rest {
+            bind(&mut insert, 1, row)?;
+            insert.raw_execute()?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes an entry, and its message if it is in no other log. False if there is no such entry.

@@ -178,9 +178,21 @@ fn no_thread(path: &std::path::Path, error: &std::io::Error) -> Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ErrorCode::{
+            DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, SystemIoFailure,
+        };
         match error.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => Self::corrupt("database", error),
+            Some(DatabaseBusy | DatabaseLocked) => Self::unavailable(format!(
+                "another process has locked the database file for more than {} s",
+                BUSY_TIMEOUT.as_secs()
+            )),
+            Some(DiskFull) => {
+                Self::unavailable("there is no space left on the device of the database file")
+            }
+            Some(SystemIoFailure) => Self::unavailable(format!(
+                "the database file cannot be written or read: {error}"
+            )),
             Some(_) => Self::unavailable_because(error),
             None => Self::corrupt("row", error),
         }

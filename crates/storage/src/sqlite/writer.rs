@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{Error, Options, metrics};
 
-/// Rows after which a group is committed. Larger groups cost latency and gain nothing.
-const MAX_ROWS: usize = 250;
+/// Rows after which a group is committed. The more, the fewer times a page with entries of one account
+/// is written.
+const MAX_ROWS: usize = 1000;
 
 /// How long the thread may hold the file without a gap in which another process gets its turn.
 const TURN: Duration = Duration::from_millis(100);

@@ -4,7 +4,9 @@
 
 mod migrations;
 mod postgres;
+mod postgres_failures;
 mod postgres_server;
 mod sqlite;
+mod sqlite_failures;
 mod suite;
 mod throughput;

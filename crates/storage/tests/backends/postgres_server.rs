@@ -60,6 +60,9 @@ while read -r command argument; do
     case $command in
         stop) "$bin/pg_ctl" -D "$directory/data" -m "$argument" -w stop >>"$log" 2>&1 ;;
         start) start ;;
+        signal)
+            server=$(head -n 1 "$directory/data/postmaster.pid")
+            kill "-$argument" "$server" $(ps -o pid= --ppid "$server") ;;
         sql) "$bin/psql" -X -q -v ON_ERROR_STOP=1 -h "$directory" -p "$port" -U rookery -d postgres \
             -c "$argument" >>"$log" 2>&1 ;;
     esac
@@ -148,6 +151,16 @@ impl Server {
     /// Starts it again.
     pub(crate) fn start_again(&self) {
         self.command("start");
+    }
+
+    /// Stops all its processes where they are: nobody answers any more.
+    pub(crate) fn freeze(&self) {
+        self.command("signal STOP");
+    }
+
+    /// Lets them go on.
+    pub(crate) fn thaw(&self) {
+        self.command("signal CONT");
     }
 
     fn command(&self, command: &str) {

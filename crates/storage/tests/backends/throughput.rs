@@ -5,6 +5,7 @@
 //!     --test-threads 1
 //! ```
 //!
+//! `ROOKERY_MEASURE=16x50` measures only 16 callers that append 50 messages at a time.
 //! `ROOKERY_MEASURE_IN` names another directory than the build's, say one in memory, to see what the
 //! disk is to blame for.
 
@@ -15,10 +16,10 @@ use std::{
 };
 
 use crate::postgres_server::{Durability, Server};
-use crate::suite::{Place, bare, chat, credentials};
+use crate::suite::{Place, archive::query, at, bare, chat, credentials, jid};
 use futures_util::future::join_all;
 use rookery_proto::jid::BareJid;
-use rookery_storage::{NewMessage, Storage, metrics};
+use rookery_storage::{ArchiveQuery, NewMessage, Page, Pending, Storage, metrics};
 
 /// How long each number is measured.
 const TIME: Duration = Duration::from_secs(4);
@@ -47,6 +48,109 @@ async fn postgres() {
         keep: Box::new(server),
     })
     .await;
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn sqlite_archive() {
+    let directory = tempfile::TempDir::new_in(place_to_measure()).unwrap();
+    let url = format!("sqlite://{}", directory.path().join("rookery.db").display());
+    measure_archive(Place {
+        url,
+        keep: Box::new(directory),
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn postgres_archive() {
+    let server = Server::start_in(place_to_measure(), Durability::None);
+    let url = server.create_database();
+    measure_archive(Place {
+        url,
+        keep: Box::new(server),
+    })
+    .await;
+}
+
+/// Entries of the archive that is queried.
+const ARCHIVED: u64 = 1_000_000;
+
+/// Queries of an archive with a million entries: one of 1000 peers wrote each, in turn, but for one
+/// that wrote two.
+async fn measure_archive(place: Place) {
+    let storage = place.open().await;
+    let (name, ann) = (storage.backend(), bare("ann@localhost"));
+    storage.create(&ann, &credentials(1)).await.unwrap();
+    let body = "x".repeat(250);
+    let mut ids = Vec::new();
+    for first in (0..ARCHIVED).step_by(1000) {
+        let messages = (first..first + 1000).map(|number| {
+            let peer = match number {
+                200_000 | 800_000 => 1000,
+                _ => number % 1000,
+            };
+            let peer = format!("user{peer}@localhost/desk");
+            let mut message = chat(&peer, "ann@localhost", &body);
+            message.at = at(number);
+            message.recipient.as_mut().unwrap().pending = Pending::No;
+            message
+        });
+        let stored = storage.append(messages.collect(), 1).await.unwrap();
+        ids.push(stored[0].unwrap().recipient.unwrap().id);
+    }
+    let page = |page| ArchiveQuery {
+        page,
+        max: 50,
+        ..query()
+    };
+    let with = |number, page| ArchiveQuery {
+        with: Some(jid(&format!("user{number}@localhost"))),
+        max: 50,
+        page,
+        ..query()
+    };
+    let from = |seconds| ArchiveQuery {
+        start: Some(at(seconds)),
+        end: Some(at(seconds + 100_000)),
+        ..page(Page::First)
+    };
+    for (what, query) in [
+        ("first page", page(Page::First)),
+        ("last page", page(Page::Last)),
+        ("page in the middle", page(Page::After(ids[500]))),
+        ("page before the middle", page(Page::Before(ids[500]))),
+        ("page from a time on", from(700_000)),
+        ("last page with a peer", with(7, Page::Last)),
+        ("first page with a peer", with(7, Page::First)),
+        (
+            "page with a peer in the middle",
+            with(7, Page::After(ids[500])),
+        ),
+        ("with a peer that wrote twice", with(1000, Page::Last)),
+        ("with a peer that never wrote", with(1001, Page::First)),
+    ] {
+        let (_, latencies) = run(1, |_| {
+            let (storage, ann, query) = (&storage, &ann, &query);
+            async move {
+                storage.archive(ann, query).await.unwrap();
+            }
+        })
+        .await;
+        println!(
+            "{name}: {what} of {ARCHIVED}: p50 {:?}, p99 {:?}",
+            latencies[latencies.len() / 2],
+            latencies[latencies.len() * 99 / 100]
+        );
+    }
+    let bounds = Instant::now();
+    storage.archive_bounds(&ann).await.unwrap().unwrap();
+    println!("{name}: bounds: {:?}", bounds.elapsed());
+    let expire = Instant::now();
+    let removed = storage.expire(Some(at(10_000)), None, 1000).await.unwrap();
+    println!("{name}: {removed} expired in {:?}", expire.elapsed());
+    storage.close().await;
 }
 
 /// On the disk that the build is on: a temporary directory may be in memory.
@@ -97,6 +201,10 @@ async fn measure(place: Place) {
         (16, 50),
         (200, 50),
     ] {
+        let only = std::env::var("ROOKERY_MEASURE");
+        if only.is_ok_and(|only| only != format!("{callers}x{batch}")) {
+            continue;
+        }
         for is_marked in [false, true] {
             let commits_before = commits(name);
             let cpu_before = cpu();
@@ -129,7 +237,8 @@ fn commits(backend: &str) -> f64 {
     f64::from(u32::try_from(rows.get_sample_count()).unwrap())
 }
 
-/// Sends messages; with `is_marked`, notes that they were delivered as soon as they are stored.
+/// Sends messages; with `is_marked` they have to be delivered, and that is noted as soon as they are
+/// stored.
 async fn send(
     storage: &Arc<dyn Storage>,
     messages: &[NewMessage],
@@ -139,9 +248,13 @@ async fn send(
 ) -> (f64, Vec<Duration>) {
     let (calls, latencies) = run(callers, |number| {
         let batch: Vec<NewMessage> = (0..batch)
-            .map(|offset| NewMessage {
-                at: SystemTime::now(),
-                ..messages[(number * batch + offset) % messages.len()].clone()
+            .map(|offset| {
+                let mut message = messages[(number * batch + offset) % messages.len()].clone();
+                message.at = SystemTime::now();
+                if let (Some(copy), false) = (&mut message.recipient, is_marked) {
+                    copy.pending = Pending::No;
+                }
+                message
             })
             .collect();
         let storage = storage.clone();
