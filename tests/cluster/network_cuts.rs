@@ -311,7 +311,9 @@ async fn messages_across_a_long_cut_are_accounted_for() {
         };
         let mut alice = cluster.online(0, "alice/desk").await;
         let mut bob = cluster.online(1, "bob/phone").await;
-        befriend(&mut alice, &mut bob).await;
+        // Sees when the node is given up, and gets no messages.
+        let mut witness = cluster.online(1, "witness/x").await;
+        befriend(&mut alice, &mut witness).await;
         talk(&mut alice, &mut bob, "before").await;
         cluster.network().cut(0, Peer::Redis, cut);
         let mut sent = 0;
@@ -327,7 +329,7 @@ async fn messages_across_a_long_cut_are_accounted_for() {
                 sent += 1;
             }
             match phase {
-                0 => is_given_up(&mut bob, "alice@localhost/desk").await,
+                0 => is_given_up(&mut witness, "alice@localhost/desk").await,
                 1 => {
                     cluster.network().heal(0);
                     becomes_ready(cluster.node(0)).await;
@@ -335,6 +337,7 @@ async fn messages_across_a_long_cut_are_accounted_for() {
                 _ => {}
             }
         }
+        witness.vanish();
         // What each got on its stream before it left; then what waits for its next login.
         let mut seen = Seen::default();
         seen.read_to_end(alice, sent).await;
