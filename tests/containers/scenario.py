@@ -204,6 +204,8 @@ async def main():
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("chatter").setLevel(logging.INFO)
+    # The library leaves tasks behind when a stream is cut.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         sys.exit(asyncio.run(main()))
     except Exception:  # Whatever it is, the status says so.

@@ -3,7 +3,7 @@
 set -eu
 if [ "$1" != postgres ]; then exec "$@"; fi
 if [ "$(id -u)" = 0 ]; then
-    chown postgres:postgres "$PGDATA"
+    install -d -o postgres -g postgres "$PGDATA" /var/run/postgresql
     exec setpriv --reuid postgres --regid postgres --init-groups "$0" "$@"
 fi
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
