@@ -150,6 +150,11 @@ class Scenario:
         say("a node was stopped and came back")
         await self.a_node_is_cut_off()
         say("a node was cut off and came back")
+        before = set(await stack.nodes())
+        await run("deploy/upgrade")
+        assert not before & set(await stack.nodes()), "not all nodes were replaced"
+        await self.all_back(3)
+        say("all nodes were replaced one by one")
         await stack.up(5, "--no-recreate")
         await stack.in_pool(5)
         await stack.scraped(5)
