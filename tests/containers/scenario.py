@@ -188,12 +188,16 @@ async def main():
     await stack.up(3, "--build")
     await stack.find_ports()
     say("up")
+    label = "{{index .Config.Labels \"org.opencontainers.image.version\"}}"
+    node = (await stack.nodes())[0]
+    labelled = (await run("docker", "inspect", "--format", label, node)).strip()
+    version = (await run("docker", "exec", node, "rookery", "--version")).strip()
+    assert version == f"rookery {labelled}", f"VERSION in deploy/Dockerfile is {labelled}: {version}"
     for name in ("ann", "ben"):
         script = f"echo 'secret of {name}' | docker exec -i $0 rookery user add {name}@localhost --password-stdin"
-        await run("sh", "-c", script, (await stack.nodes())[0])
+        await run("sh", "-c", script, node)
     with tempfile.TemporaryDirectory() as directory:
         authority = Path(directory) / "certificate.pem"
-        node = (await stack.nodes())[0]
         await run(
             "docker", "cp", f"{node}:/var/lib/rookery-certificate/self-signed.pem", str(authority)
         )
