@@ -19,7 +19,7 @@ use rookery_actors::settings::Network;
 pub(crate) use checks::warnings;
 pub(crate) use layers::{Problem, Problems, Sources};
 pub(crate) use service_url::{RedisSchemes, ServiceUrl, StorageSchemes};
-pub(crate) use value::{Choice, Domain, Integer, Value};
+pub(crate) use value::{Choice, Domain, Integer, SecretFile, Value};
 
 /// One setting, as documentation.
 #[derive(Debug, Clone)]
@@ -101,6 +101,15 @@ macro_rules! settings {
             /// The values in TOML in the order of [`settings()`], secrets masked.
             fn masked_values(&self) -> Vec<String> {
                 vec![$( $( self.$section.$key.to_masked_toml(), )+ )+]
+            }
+
+            /// The passwords and tokens that are set, each with its key.
+            fn secrets(&self) -> Vec<(&'static str, String)> {
+                let mut all = Vec::new();
+                $( $( for secret in self.$section.$key.secrets() {
+                    all.push((concat!(stringify!($section), ".", stringify!($key)), secret));
+                } )+ )+
+                all
             }
         }
 
@@ -223,7 +232,7 @@ settings! {
         url: Option<ServiceUrl<StorageSchemes>> = Absent("sqlite://<data_dir>/rookery.db"),
         /// A file whose first line is the password for `storage.url`, to keep it out of files and
         /// environments that others read.
-        password_file: Option<PathBuf> = Absent("the password is in the URL, if there is one"),
+        password_file: Option<SecretFile> = Absent("the password is in the URL, if there is one"),
     }
     /// Several nodes as one server.
     cluster: Cluster {
@@ -388,12 +397,10 @@ impl Config {
     /// If `storage.password_file` cannot be read.
     pub(crate) fn storage_url_with_password(&self) -> std::io::Result<String> {
         let url = self.storage_url();
-        let Some(path) = &self.storage.password_file else {
-            return Ok(url);
-        };
-        let text = std::fs::read_to_string(path)?;
-        let password = text.lines().next().unwrap_or_default();
-        Ok(service_url::with_password(&url, password))
+        match &self.storage.password_file {
+            Some(file) => Ok(service_url::with_password(&url, &file.secret()?)),
+            None => Ok(url),
+        }
     }
 
     /// Where a self-signed certificate is kept.

@@ -50,7 +50,7 @@ pub(crate) static HTTP_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 /// When the certificate in use ends, in seconds since 1970.
 pub(crate) static CERTIFICATE_NOT_AFTER: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
-        "rookery_certificate_not_after_seconds",
+        "rookery_certificate_not_after_timestamp_seconds",
         "When the certificate in use ends, in seconds since 1970"
     )
     .expect("registered once")

@@ -15,6 +15,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     streams(config, &mut refuse);
     certificates(config, &mut refuse);
     storage_and_cluster(config, &mut refuse);
+    secrets(config, &mut refuse);
     log_level(config, &mut refuse);
 }
 
@@ -116,6 +117,21 @@ fn storage_and_cluster(config: &Config, refuse: &mut Refuse<'_>) {
             "cluster.lease",
             "a lease lasts from \"1s\" to \"10m\"".into(),
         );
+    }
+}
+
+/// What examples have in the place of a password must not go into production.
+fn secrets(config: &Config, refuse: &mut Refuse<'_>) {
+    for (key, secret) in config.secrets() {
+        let letters = secret.chars().filter(char::is_ascii_alphanumeric);
+        if letters.collect::<String>().eq_ignore_ascii_case("changeme") {
+            refuse(
+                key,
+                "the password or token is still the example's \"changeme\", which everybody knows: \
+                 make up another one, e.g. with `openssl rand -hex 24`"
+                    .into(),
+            );
+        }
     }
 }
 

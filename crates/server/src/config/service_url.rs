@@ -90,6 +90,10 @@ impl<S: Schemes> Value for ServiceUrl<S> {
     fn to_masked_toml(&self) -> String {
         toml_string(&self.masked())
     }
+
+    fn secrets(&self) -> Vec<String> {
+        passwords(&self.url)
+    }
 }
 
 /// Puts a password behind the user of a URL, if it has a user.
@@ -121,28 +125,53 @@ pub(super) fn mask_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.into();
     };
-    // The last @ ends the user information: passwords are often not percent-encoded as they should be.
-    let rest = match rest.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((user, _)) => format!("{user}:***@{host}"),
-            None => rest.into(),
-        },
-        None => rest.to_owned(),
+    let rest = match split_user(rest) {
+        Some((user, Some(_), host)) => format!("{user}:***@{host}"),
+        _ => rest.to_owned(),
     };
-    let (address, query) = match rest.split_once('?') {
-        Some((address, query)) => (address.to_owned(), query),
-        None => return format!("{scheme}://{rest}"),
+    let Some((address, query)) = rest.split_once('?') else {
+        return format!("{scheme}://{rest}");
     };
     let query: Vec<_> = query
         .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("pass") => {
-                format!("{name}=***")
-            }
-            _ => parameter.to_owned(),
+        .map(|parameter| match password_parameter(parameter) {
+            Some((name, _)) => format!("{name}=***"),
+            None => parameter.to_owned(),
         })
         .collect();
     format!("{scheme}://{address}?{}", query.join("&"))
+}
+
+/// The passwords of a URL, as they are written there.
+fn passwords(url: &str) -> Vec<String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let of_user = split_user(rest).and_then(|(_, password, _)| password);
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let parameters = query
+        .split('&')
+        .filter_map(|parameter| Some(password_parameter(parameter)?.1));
+    of_user
+        .into_iter()
+        .chain(parameters)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Splits `USER:PASSWORD@HOST…` and `USER@HOST…`.
+fn split_user(rest: &str) -> Option<(&str, Option<&str>, &str)> {
+    // The last @ ends the user information: passwords are often not percent-encoded as they should be.
+    let (user, host) = rest.rsplit_once('@')?;
+    Some(match user.split_once(':') {
+        Some((user, password)) => (user, Some(password), host),
+        None => (user, None, host),
+    })
+}
+
+/// Splits a parameter that is a password.
+fn password_parameter(parameter: &str) -> Option<(&str, &str)> {
+    parameter
+        .split_once('=')
+        .filter(|(name, _)| name.to_ascii_lowercase().contains("password"))
 }
 
 #[cfg(test)]
@@ -182,6 +211,20 @@ mod tests {
         assert!(!format!("{url:?}").contains("s3cret"));
         assert!(!url.to_masked_toml().contains("s3cret"));
         assert!(url.to_toml().contains("s3cret"));
+    }
+
+    #[test]
+    fn passwords_of_services_are_found() {
+        for (url, found) in [
+            ("postgres://rook:s3cret@db/rookery", vec!["s3cret"]),
+            ("postgres://db/rookery?user=a&password=b", vec!["b"]),
+            ("postgres://a:b@db/rookery?sslpassword=c", vec!["b", "c"]),
+            ("redis://:s3cret@redis/0", vec!["s3cret"]),
+            ("postgres://rook@db/rookery", vec![]),
+            ("redis://redis", vec![]),
+        ] {
+            assert_eq!(passwords(url), found, "{url}");
+        }
     }
 
     #[test]

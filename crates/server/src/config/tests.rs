@@ -207,6 +207,47 @@ fn the_password_of_the_database_can_be_in_a_file() {
 }
 
 #[test]
+fn a_password_that_everybody_knows_stops_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("password");
+    std::fs::write(&path, "Change-Me\n").unwrap();
+    for (set, key) in [
+        (
+            vec![("storage.url", "postgres://rook:changeme@db/rookery")],
+            "storage.url",
+        ),
+        (
+            vec![("storage.url", "postgres://db/x?user=a&password=CHANGEME")],
+            "storage.url",
+        ),
+        (
+            vec![
+                ("storage.url", "postgres://rook@db/rookery"),
+                ("storage.password_file", path.to_str().unwrap()),
+            ],
+            "storage.password_file",
+        ),
+        (
+            vec![
+                ("storage.url", "postgres://rook@db/rookery"),
+                ("cluster.redis", "redis://:changeme@redis"),
+            ],
+            "cluster.redis",
+        ),
+    ] {
+        let text = problems("", &[], &set);
+        assert!(text.contains(&format!("\n  {key}: ")), "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+    // A file that is missing is the business of who reads it.
+    let set = [
+        ("storage.url", "postgres://changeme@changeme/changeme"),
+        ("storage.password_file", "/nonexistent"),
+    ];
+    assert!(load("", &[], &set).is_ok());
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let sources = Sources {
         file: Some(Path::new("/nonexistent/rookery.toml")),

@@ -27,6 +27,11 @@ pub(crate) trait Value: Sized {
     fn to_masked_toml(&self) -> String {
         self.to_toml()
     }
+
+    /// The passwords and tokens that the value holds or, as the name of a file, points to.
+    fn secrets(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A setting with a fixed list of words.
@@ -188,6 +193,40 @@ impl Value for PathBuf {
     }
 }
 
+/// A file whose first line is a password or a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretFile(PathBuf);
+
+impl SecretFile {
+    /// The secret, without the end of its line.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn secret(&self) -> std::io::Result<String> {
+        let text = std::fs::read_to_string(&self.0)?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+impl Value for SecretFile {
+    fn allowed() -> String {
+        PathBuf::allowed()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        PathBuf::read(raw).map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        self.0.to_toml()
+    }
+
+    // A file that cannot be read is reported by who needs it.
+    fn secrets(&self) -> Vec<String> {
+        self.secret().into_iter().collect()
+    }
+}
+
 impl Value for SocketAddr {
     fn allowed() -> String {
         "addresses with ports such as \"[::]:5222\" (all addresses) or \"127.0.0.1:5222\"".into()
@@ -274,6 +313,10 @@ impl<T: Value> Value for Option<T> {
     fn to_masked_toml(&self) -> String {
         self.as_ref()
             .map_or_else(|| toml_string(""), Value::to_masked_toml)
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.as_ref().map(Value::secrets).unwrap_or_default()
     }
 }
 
