@@ -1,12 +1,13 @@
 //! What survives a crash: accounts, rosters, block lists, the message log and small per-account data.
 //!
 //! Owns the traits, one for each kind of data, their two implementations and the schemas. It leaves
-//! to others what the data means: rules are in `rookery-features`, and nothing here is cached, so
-//! that a change made by another process or node is seen by the next read.
+//! to others what the data means: rules are in `rookery-features`. Reads always ask the database, so
+//! that a change made by another process or node is seen by the next one.
 //!
 //! Acknowledged is durable: a write returns after its commit, and `kill -9` of any process loses
 //! nothing that returned. Everything is bounded: who finds a queue full waits for
-//! [`Options::timeout`] and then gets [`Error::Unavailable`].
+//! [`Options::timeout`] and then gets [`Error::Unavailable`]; while a database server is known to be
+//! away, everybody gets that at once.
 //!
 //! The types to know:
 //!

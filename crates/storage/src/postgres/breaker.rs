@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn operations_wait_for_the_grace_period_and_then_fail_at_once() {
         let breaker = Breaker::new(Duration::ZERO);
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         assert!(breaker.check().is_ok() && !breaker.is_open());
         assert!(breaker.open("first", Instant::now()));
         assert!(!breaker.open("second", Instant::now()));
@@ -130,7 +130,7 @@ mod tests {
         assert!(!breaker.close());
         breaker.closed().await;
 
-        let patient = Breaker::new(Duration::from_secs(3600));
+        let patient = Breaker::new(Duration::from_hours(1));
         patient.open("away", Instant::now());
         assert!(patient.check().is_ok());
         assert!(patient.check_now().is_err());

@@ -8,6 +8,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     get,
+    log_statements::{APPEND, MARK},
     log_writer::{Change, Outcome},
     pool::Lease,
 };
@@ -57,7 +58,7 @@ struct Log {
 /// The logs of a batch.
 struct Logs {
     places: HashMap<i64, usize>,
-    logs: Vec<Log>,
+    all: Vec<Log>,
 }
 
 /// One side of the messages that a batch adds, column by column.
@@ -104,7 +105,7 @@ pub(super) async fn write(
             Change::Mark { delivered, .. } => {
                 for (account, ids) in delivered {
                     if let Some(place) = logs.find(accounts, account) {
-                        let account = logs.logs[place].account;
+                        let account = logs.all[place].account;
                         marks.extend(ids.iter().map(|id| (account, to_i64(id.0))));
                     }
                 }
@@ -143,7 +144,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
             )
             .await?;
         let mut logs = Logs::read(&rows)?;
-        if logs.logs.len() == numbers.len() {
+        if logs.all.len() == numbers.len() {
             logs.learn_preferences(lease, accounts, batch).await?;
             logs.learn_blocked(lease).await?;
             return Ok(logs);
@@ -216,7 +217,7 @@ impl Logs {
     fn read(rows: &[Row]) -> Result<Self, Error> {
         let mut logs = Self {
             places: HashMap::new(),
-            logs: Vec::new(),
+            all: Vec::new(),
         };
         let row = match rows.first() {
             Some(row) if get::<Option<Vec<i64>>>(row, 0)?.is_some() => row,
@@ -230,7 +231,7 @@ impl Logs {
         let has_blocked: Vec<bool> = get(row, 7)?;
         for (place, account) in accounts.into_iter().enumerate() {
             logs.places.insert(account, place);
-            logs.logs.push(Log {
+            logs.all.push(Log {
                 account,
                 last: last[place],
                 undelivered: undelivered[place],
@@ -258,7 +259,7 @@ impl Logs {
         accounts: &Accounts,
         batch: &[Change],
     ) -> Result<(), Error> {
-        let excepting = self.logs.iter().filter(|log| log.exceptions);
+        let excepting = self.all.iter().filter(|log| log.exceptions);
         let excepting: Vec<i64> = excepting.map(|log| log.account).collect();
         if !excepting.is_empty() {
             let rows = lease
@@ -272,20 +273,20 @@ impl Logs {
                 let jid =
                     Jid::parse(get(row, 1)?).map_err(|error| Error::corrupt("address", error))?;
                 if let Some(place) = self.places.get(&get(row, 0)?) {
-                    self.logs[*place].preferences.add(jid, get(row, 2)?);
+                    self.all[*place].preferences.add(jid, get(row, 2)?);
                 }
             }
         }
         let asks = |log: &Log| log.preferences.default == ArchiveDefault::Roster;
-        if !self.logs.iter().any(asks) {
+        if !self.all.iter().any(asks) {
             return Ok(());
         }
         let (mut asking, mut contacts) = (Vec::new(), Vec::new());
         for copy in copies(batch) {
             if let Some(place) = self.find(accounts, &copy.account)
-                && asks(&self.logs[place])
+                && asks(&self.all[place])
             {
-                asking.push(self.logs[place].account);
+                asking.push(self.all[place].account);
                 contacts.push(copy.peer.bare_str());
             }
         }
@@ -300,7 +301,7 @@ impl Logs {
             .await?;
         for row in &rows {
             if let Some(place) = self.places.get(&get(row, 0)?) {
-                self.logs[*place].contacts.insert(get(row, 1)?);
+                self.all[*place].contacts.insert(get(row, 1)?);
             }
         }
         Ok(())
@@ -308,7 +309,7 @@ impl Logs {
 
     /// Reads whom accounts block that block anybody.
     async fn learn_blocked(&mut self, lease: &mut Lease) -> Result<(), Error> {
-        let blocking = self.logs.iter().filter(|log| log.has_blocked);
+        let blocking = self.all.iter().filter(|log| log.has_blocked);
         let blocking: Vec<i64> = blocking.map(|log| log.account).collect();
         if blocking.is_empty() {
             return Ok(());
@@ -321,7 +322,7 @@ impl Logs {
             .await?;
         for row in &rows {
             if let Some(place) = self.places.get(&get(row, 0)?) {
-                self.logs[*place].blocked.insert(get(row, 1)?);
+                self.all[*place].blocked.insert(get(row, 1)?);
             }
         }
         Ok(())
@@ -345,10 +346,10 @@ impl Logs {
             let place = self
                 .find(accounts, &copy.account)
                 .ok_or(Refused::NoAccount)?;
-            if self.logs[place].blocks(copy) {
+            if self.all[place].blocks(copy) {
                 return Err(Refused::Blocked);
             }
-            self.logs[place].check(copy, limit)?;
+            self.all[place].check(copy, limit)?;
             received = Some((place, copy));
         }
         let mut sent = None;
@@ -356,16 +357,16 @@ impl Logs {
             && let Some(place) = self.find(accounts, &copy.account)
         {
             if message.recipient.is_none() {
-                self.logs[place].check(copy, limit)?;
+                self.all[place].check(copy, limit)?;
             }
             sent = Some((place, copy));
         }
         let at = to_micros(message.at);
         let mut enter = |copy: Option<(usize, &'b LogCopy)>, side: &mut Side<'b>| {
-            let stored = copy.and_then(|(place, copy)| self.logs[place].enter(copy, at));
+            let stored = copy.and_then(|(place, copy)| self.all[place].enter(copy, at));
             match (copy, stored) {
                 (Some((place, copy)), Some(stored)) => {
-                    side.push(self.logs[place].account, copy, stored);
+                    side.push(self.all[place].account, copy, stored);
                 }
                 _ => side.push_none(),
             }
@@ -453,67 +454,6 @@ impl<'b> Side<'b> {
     }
 }
 
-/// Adds entries, and notes it in their logs. If nothing is undelivered then, the mark moves over
-/// them.
-const APPEND: &str = "
-    WITH added AS (
-        INSERT INTO entry (account, id, peer, at, stanza, pending, archived, peer_hash)
-        SELECT c.account, c.id, c.peer, m.at, m.stanza, c.pending, c.archived, c.hash
-        FROM unnest($1::bigint[], $2::text[],
-            $3::bigint[], $4::bigint[], $5::text[], $6::int[], $7::boolean[], $8::boolean[],
-            $9::bigint[], $10::bigint[], $11::text[], $12::int[], $13::boolean[], $14::boolean[])
-            AS m (at, stanza, r1, r2, r3, r4, r5, r6, s1, s2, s3, s4, s5, s6)
-        CROSS JOIN LATERAL (VALUES (r1, r2, r3, r4, r5, r6), (s1, s2, s3, s4, s5, s6))
-            AS c (account, id, peer, hash, pending, archived)
-        WHERE c.account <> 0
-    )
-    UPDATE log SET last = new.last, undelivered = log.undelivered + new.added,
-        latest = new.latest, disorder = new.disorder,
-        delivered = CASE log.undelivered + new.added WHEN 0 THEN new.last ELSE log.delivered END,
-        ahead = CASE log.undelivered + new.added WHEN 0 THEN '{}' ELSE log.ahead END
-    FROM unnest($15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[])
-        AS new (account, last, added, latest, disorder)
-    WHERE log.account = new.account";
-
-/// Notes deliveries, moves the marks, and removes entries that nobody needs any more. Gives how many
-/// entries became delivered.
-///
-/// `marked` are the undelivered ones among those that were named. With those that were ahead before
-/// they are `ids`; the mark moves up to the first entry that is pending and not among them. What is
-/// archived and beyond that stays in the list, as far as it fits ($3).
-const MARK: &str = "
-    WITH marked AS MATERIALIZED (
-        SELECT e.account, e.id, e.archived
-        FROM unnest($1::bigint[], $2::bigint[]) AS named (account, id)
-        JOIN log l ON l.account = named.account
-        JOIN entry e ON e.account = named.account AND e.id = named.id
-        WHERE e.pending AND e.id > l.delivered AND e.id <> ALL (l.ahead)
-    ), gone AS (
-        DELETE FROM entry e USING marked m
-        WHERE e.account = m.account AND e.id = m.id AND NOT m.archived
-    ), done AS MATERIALIZED (
-        SELECT l.account, l.last, l.delivered, l.ahead || array_agg(m.id) AS ids,
-            count(*) AS marked, array_agg(m.id) FILTER (WHERE NOT m.archived) AS gone
-        FROM marked m JOIN log l ON l.account = m.account GROUP BY l.account
-    ), moved AS MATERIALIZED (
-        SELECT d.account, d.marked, d.ids, d.gone, coalesce((
-            SELECT e.id - 1 FROM entry e
-            WHERE e.account = d.account AND e.id > d.delivered AND e.pending
-                AND e.id <> ALL (d.ids)
-            ORDER BY e.id LIMIT 1), d.last) AS mark
-        FROM done d
-    ), rest AS MATERIALIZED (
-        SELECT m.account, m.marked, m.mark, ARRAY(
-            SELECT id FROM unnest(m.ids) AS id
-            WHERE id > m.mark AND (m.gone IS NULL OR id <> ALL (m.gone)) ORDER BY id) AS ahead
-        FROM moved m
-    ), changed AS (
-        UPDATE log SET delivered = greatest(log.delivered, r.mark), ahead = r.ahead[:$3],
-            undelivered = log.undelivered - r.marked + greatest(cardinality(r.ahead) - $3, 0)
-        FROM rest r WHERE log.account = r.account
-    )
-    SELECT coalesce(sum(marked - greatest(cardinality(ahead) - $3, 0)), 0)::bigint FROM rest";
-
 /// Writes all that a batch changes, and commits.
 async fn commit(
     lease: &mut Lease,
@@ -521,7 +461,7 @@ async fn commit(
     new: &Columns<'_>,
     marks: &(Vec<i64>, Vec<i64>),
 ) -> Result<(), Error> {
-    let changed = || logs.logs.iter().filter(|log| log.changed);
+    let changed = || logs.all.iter().filter(|log| log.changed);
     let of_changed = |what: fn(&Log) -> i64| -> Vec<i64> { changed().map(what).collect() };
     if changed().next().is_none() && marks.0.is_empty() {
         return lease.rollback().await;

@@ -8,15 +8,15 @@
 //! All rows are gathered and written, sorted and many in one statement, before anything reads them: at
 //! the end of the transaction.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use rookery_proto::jid::{BareJid, Jid};
-use rusqlite::{Connection, OptionalExtension, Statement, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::deliveries::{Confirmed, Deliveries, from_blob, to_blob};
+use super::{
+    deliveries::{Confirmed, Deliveries, from_blob, to_blob},
+    log_rows::{LogEntry, Message, insert_entries, insert_messages, remove},
+};
 use crate::{
     ArchiveDefault, ArchivePreferences, EntryId, Error, LogCopy, NewMessage, Pending, Refused,
     Stored, StoredCopy,
@@ -47,7 +47,7 @@ const MARK_EVERY: usize = 250;
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     places: HashMap<BareJid, usize>,
-    logs: Vec<Log>,
+    all: Vec<Log>,
     /// Places of those whose row has to be written.
     changed: Vec<usize>,
     /// Rows that have to be written.
@@ -61,19 +61,6 @@ pub(super) struct Logs {
     /// Changes when another process commits.
     version: Option<i64>,
 }
-
-/// A row of `message`.
-#[derive(Debug)]
-struct Message {
-    id: i64,
-    at: i64,
-    recipient: Option<(i64, Jid)>,
-    sender: Option<(i64, Jid)>,
-    stanza: Arc<str>,
-}
-
-/// A row of `log_entry`: account, id, kind, peer.
-type LogEntry = [i64; 4];
 
 /// One log.
 #[derive(Debug)]
@@ -106,7 +93,7 @@ impl Logs {
         let version = db
             .prepare_cached("PRAGMA data_version")?
             .query_row([], |row| row.get(0))?;
-        let full = self.logs.len() > MAX_ACCOUNTS || self.undelivered > MAX_UNDELIVERED;
+        let full = self.all.len() > MAX_ACCOUNTS || self.undelivered > MAX_UNDELIVERED;
         if self.version != Some(version) || full {
             self.clear();
             self.newest = db
@@ -127,7 +114,7 @@ impl Logs {
     /// must be written.
     pub(super) fn forget(&mut self, account: &BareJid) {
         if let Some(place) = self.places.remove(account) {
-            let deliveries = std::mem::take(&mut self.logs[place].deliveries);
+            let deliveries = std::mem::take(&mut self.all[place].deliveries);
             self.undelivered -= deliveries.count();
         }
     }
@@ -145,7 +132,7 @@ impl Logs {
                 "UPDATE log SET delivered = ?2, ahead = ?3, disorder = ?4 WHERE account = ?1",
             )?;
             for place in self.changed.drain(..) {
-                let log = &mut self.logs[place];
+                let log = &mut self.all[place];
                 let ahead = log.deliveries.ahead();
                 update.execute(params![
                     log.account,
@@ -219,7 +206,7 @@ impl Logs {
     }
 
     fn is_full(&self, place: usize, copy: &LogCopy, limit: usize) -> bool {
-        copy.pending == Pending::Offline && self.logs[place].deliveries.count() >= limit
+        copy.pending == Pending::Offline && self.all[place].deliveries.count() >= limit
     }
 
     /// What a log keeps of a message, if anything.
@@ -229,7 +216,7 @@ impl Logs {
         place: usize,
         copy: &'m LogCopy,
     ) -> Result<Option<Copy<'m>>, Error> {
-        let log = &self.logs[place];
+        let log = &self.all[place];
         let archived = copy.archive && log.archives(db, &copy.peer)?;
         let pending = copy.pending != Pending::No;
         Ok((archived || pending).then_some(Copy {
@@ -286,7 +273,7 @@ impl Logs {
         }
         self.entries
             .push([copy.account, id, kind, peer_hash(copy.peer).into()]);
-        let log = &mut self.logs[copy.place];
+        let log = &mut self.all[copy.place];
         log.deliveries.push(id, copy.pending, copy.archived);
         log.since_mark += 1;
         let changed = copy.archived && log.note_time(at) || log.since_mark >= MARK_EVERY;
@@ -296,8 +283,8 @@ impl Logs {
     }
 
     fn changed(&mut self, place: usize) {
-        if !self.logs[place].changed {
-            self.logs[place].changed = true;
+        if !self.all[place].changed {
+            self.all[place].changed = true;
             self.changed.push(place);
         }
     }
@@ -313,21 +300,21 @@ impl Logs {
             let Some(place) = self.place(db, account)? else {
                 continue;
             };
-            let before = self.logs[place].deliveries.count();
+            let before = self.all[place].deliveries.count();
             for id in ids {
                 let (id, newest) = (to_i64(id.0), self.newest);
-                match self.logs[place].deliveries.confirm(id, newest) {
+                match self.all[place].deliveries.confirm(id, newest) {
                     Confirmed::Ignored | Confirmed::Forgotten => continue,
                     Confirmed::Kept => {}
                     Confirmed::Useless => {
                         self.flush_entries_of(db, id)?;
-                        remove(db, self.logs[place].account, id)?;
+                        remove(db, self.all[place].account, id)?;
                     }
                 }
                 count += 1;
                 self.changed(place);
             }
-            self.undelivered -= before - self.logs[place].deliveries.count();
+            self.undelivered -= before - self.all[place].deliveries.count();
         }
         Ok(count)
     }
@@ -352,7 +339,7 @@ impl Logs {
             let Some(place) = self.place(db, account)? else {
                 continue;
             };
-            let log = &self.logs[place];
+            let log = &self.all[place];
             for id in ids {
                 if !log.deliveries.is_undelivered(*id) && remove(db, log.account, *id)? {
                     removed += 1;
@@ -371,8 +358,8 @@ impl Logs {
             return Ok(None);
         };
         self.undelivered += log.deliveries.count();
-        self.logs.push(log);
-        let place = self.logs.len() - 1;
+        self.all.push(log);
+        let place = self.all.len() - 1;
         self.places.insert(account.clone().compact(), place);
         Ok(Some(place))
     }
@@ -488,109 +475,4 @@ impl Log {
         }
         worse
     }
-}
-
-/// Rows that one statement inserts.
-const ROWS: usize = 32;
-
-/// A statement that inserts `rows` rows.
-fn insert_sql(into: &str, row: &str, rows: usize) -> String {
-    let values = vec![row; rows].join(", ");
-    format!("INSERT OR ROLLBACK INTO {into} VALUES {values}")
-}
-
-static INSERT_MESSAGES: LazyLock<[String; 2]> = LazyLock::new(|| {
-    let into = "message (id, at, recipient, sender, recipient_peer, sender_peer, stanza)";
-    [1, ROWS].map(|rows| insert_sql(into, "(?, ?, ?, ?, ?, ?, ?)", rows))
-});
-
-static INSERT_ENTRIES: LazyLock<[String; 2]> = LazyLock::new(|| {
-    let into = "log_entry (account, id, kind, peer)";
-    [1, ROWS].map(|rows| insert_sql(into, "(?, ?, ?, ?)", rows))
-});
-
-fn insert_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<()> {
-    insert(db, &INSERT_MESSAGES, messages, |insert, first, message| {
-        let account = |end: &Option<(i64, Jid)>| end.as_ref().map(|end| end.0);
-        insert.raw_bind_parameter(first, message.id)?;
-        insert.raw_bind_parameter(first + 1, message.at)?;
-        insert.raw_bind_parameter(first + 2, account(&message.recipient))?;
-        insert.raw_bind_parameter(first + 3, account(&message.sender))?;
-        for (place, end) in [(4, &message.recipient), (5, &message.sender)] {
-            let peer = end.as_ref().map(|end| end.1.as_str());
-            insert.raw_bind_parameter(first + place, peer)?;
-        }
-        insert.raw_bind_parameter(first + 6, &*message.stanza)?;
-        Ok(7)
-    })
-}
-
-fn insert_entries(db: &Connection, entries: &[LogEntry]) -> rusqlite::Result<()> {
-    insert(db, &INSERT_ENTRIES, entries, |insert, first, entry| {
-        for (place, value) in entry.iter().enumerate() {
-            insert.raw_bind_parameter(first + place, value)?;
-        }
-        Ok(entry.len())
-    })
-}
-
-/// Inserts rows, many at a time and then one by one. `bind` binds a row from a parameter on, and
-/// gives the number of its parameters.
-fn insert<R>(
-    db: &Connection,
-    [one, many]: &[String; 2],
-    rows: &[R],
-    bind: impl Fn(&mut Statement<'_>, usize, &R) -> rusqlite::Result<usize>,
-) -> rusqlite::Result<()> {
-    let (chunks, rest) = rows.as_chunks::<ROWS>();
-    if !chunks.is_empty() {
-        let mut insert = db.prepare_cached(many)?;
-        for chunk in chunks {
-            let mut parameter = 1;
-            for row in chunk {
-                parameter += bind(&mut insert, parameter, row)?;
-            }
-            insert.raw_execute()?;
-        }
-    }
-    if !rest.is_empty() {
-        let mut insert = db.prepare_cached(one)?;
-        for row in rest {
-            bind(&mut insert, 1, row)?;
-            insert.raw_execute()?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes an entry, and its message if it is in no other log. False if there is no such entry.
-pub(super) fn remove(db: &Connection, account: i64, id: i64) -> Result<bool, Error> {
-    let removed = db
-        .prepare_cached("DELETE FROM log_entry WHERE account = ?1 AND id = ?2")?
-        .execute([account, id])?;
-    if removed == 0 {
-        return Ok(false);
-    }
-    remove_message(db, account, id)?;
-    Ok(true)
-}
-
-/// Removes what a message has for one account, and all of it if there is no other.
-pub(super) fn remove_message(db: &Connection, account: i64, id: i64) -> Result<(), Error> {
-    let removed = db
-        .prepare_cached(
-            "DELETE FROM message WHERE id = ?2
-             AND ifnull(recipient, ?1) = ?1 AND ifnull(sender, ?1) = ?1",
-        )?
-        .execute([account, id])?;
-    if removed == 0 {
-        for update in [
-            "UPDATE message SET recipient = NULL, recipient_peer = NULL
-             WHERE id = ?2 AND recipient = ?1",
-            "UPDATE message SET sender = NULL, sender_peer = NULL WHERE id = ?2 AND sender = ?1",
-        ] {
-            db.prepare_cached(update)?.execute([account, id])?;
-        }
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod blocks;
 mod connection;
 mod deliveries;
 mod log;
+mod log_rows;
 mod log_writer;
 mod profile;
 mod queue;

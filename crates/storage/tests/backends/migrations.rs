@@ -127,12 +127,12 @@ async fn connect(url: &str) -> Client {
 /// The log as programs of version 1 work with it: their statements, word for word, prepared when
 /// they started.
 struct Version1 {
-    client: Client,
     lock: Statement,
     append: Statement,
     undelivered: Statement,
     mark: [Statement; 3],
     delete: [Statement; 3],
+    client: Client,
 }
 
 impl Version1 {

@@ -6,6 +6,7 @@ pub(crate) mod blocks;
 pub(crate) mod lifecycle;
 pub(crate) mod log;
 pub(crate) mod profile;
+pub(crate) mod retention;
 pub(crate) mod roster;
 
 use std::{
@@ -203,10 +204,10 @@ macro_rules! run_suite {
             archive: the_roster_decides_if_preferences_say_so,
             archive: pending_messages_are_stored_whatever_preferences_say,
             archive: an_unknown_account_has_an_empty_archive,
-            archive: entries_expire_by_age,
-            archive: entries_expire_by_count,
-            archive: undelivered_entries_do_not_expire,
-            archive: one_end_may_forget_what_the_other_keeps,
+            retention: entries_expire_by_age,
+            retention: entries_expire_by_count,
+            retention: undelivered_entries_do_not_expire,
+            retention: one_end_may_forget_what_the_other_keeps,
             profile: a_vcard_is_replaced,
             profile: private_elements_are_told_apart_by_name_and_namespace,
             profile: private_storage_has_a_limit,
