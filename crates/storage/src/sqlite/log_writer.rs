@@ -177,7 +177,7 @@ impl Logs {
             let Some(place) = self.place(db, &copy.account)? else {
                 return Ok(Err(Refused::NoAccount));
             };
-            if self.logs[place].blocks(db, copy)? {
+            if self.all[place].blocks(db, copy)? {
                 return Ok(Err(Refused::Blocked));
             }
             if self.is_full(place, copy, limit) {
