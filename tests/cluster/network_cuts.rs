@@ -53,7 +53,6 @@ async fn a_node_cut_off_from_redis_fences_itself_and_serves_on() {
 
 /// design.md, "Directory": a fenced node stops accepting streams.
 #[tokio::test]
-#[ignore = "the fence is shown by /readyz alone; nothing in rookery-actors looks at it"]
 async fn a_fenced_node_takes_no_new_streams() {
     let Some(cluster) = TestCluster::in_network(1, &[SHORT]).await else {
         return;
@@ -117,7 +116,6 @@ async fn a_cut_shorter_than_the_lease_is_not_noticed() {
 
 /// The directory learns what it missed, though the node's lease never ended.
 #[tokio::test]
-#[ignore = "a write to the directory that failed is not made again"]
 async fn presence_that_changed_during_a_short_cut_is_right_afterwards() {
     let Some(cluster) = TestCluster::in_network(2, &[LONG]).await else {
         return;
@@ -146,7 +144,6 @@ async fn presence_that_changed_during_a_short_cut_is_right_afterwards() {
 
 /// Nor does it keep sessions that ended meanwhile.
 #[tokio::test]
-#[ignore = "a removal from the directory that failed is not made again"]
 async fn a_session_that_ended_during_a_short_cut_is_gone_afterwards() {
     let Some(cluster) = TestCluster::in_network(2, &[LONG]).await else {
         return;
@@ -178,7 +175,6 @@ async fn a_session_that_ended_during_a_short_cut_is_gone_afterwards() {
 
 /// Others have given the node up; when it returns all agree on who is online.
 #[tokio::test]
-#[ignore = "the presence of sessions that were given up is not broadcast again"]
 async fn after_a_long_cut_both_halves_agree_on_who_is_online() {
     let Some(cluster) = TestCluster::in_network(2, &[SHORT]).await else {
         return;
@@ -303,7 +299,6 @@ async fn a_resource_that_was_bound_on_both_sides_of_a_cut_has_one_owner() {
 
 /// Each message of a long cut is delivered, stored or bounced, once.
 #[tokio::test]
-#[ignore = "a batch that hung in the cut connection is handled though a survivor claimed the inbox"]
 async fn messages_across_a_long_cut_are_accounted_for() {
     for cut in CUTS {
         let Some(cluster) = TestCluster::in_network(2, &[SHORT]).await else {

@@ -24,7 +24,7 @@ use crate::account::Resource;
 use crate::metrics;
 use crate::moving::Questions;
 use crate::node::{NodeShared, end_sessions};
-use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost};
+use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost, ShowAgain};
 use crate::router::FromBus;
 use crate::shard::{Parcel, Run, Shard, Work};
 
@@ -47,6 +47,8 @@ pub struct Cluster {
     /// What was asked of other nodes.
     pub(crate) questions: Questions,
     fenced: AtomicBool,
+    /// Whether others may have told the contacts of the sessions here that these are gone.
+    given_up: AtomicBool,
 }
 
 impl Cluster {
@@ -56,6 +58,7 @@ impl Cluster {
             bus,
             questions: Questions::default(),
             fenced: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
         }
     }
 
@@ -412,6 +415,7 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");
             cluster.fenced.store(true, Ordering::Relaxed);
+            cluster.given_up.store(true, Ordering::Relaxed);
         }
         Event::Unfenced => {
             tracing::info!("the node's lease is renewed again");
@@ -464,6 +468,9 @@ async fn publish(node: &NodeShared, index: usize) -> Result<(), rookery_director
     .await;
     let Ok(rows) = rows.await else { return Ok(()) };
     let lost = cluster.directory.republish(rows).await?;
+    if index + 1 == node.shards().len() && cluster.given_up.swap(false, Ordering::Relaxed) {
+        run_everywhere(node, Shard::show_again).await;
+    }
     if !lost.is_empty() {
         run(node, index, move |shard| {
             for jid in &lost {
@@ -702,6 +709,30 @@ async fn run_everywhere(node: &NodeShared, job: impl Fn(&Rc<Shard>) + Clone + Se
 }
 
 impl Shard {
+    /// Others have given this node up, and it has returned: those who may see its sessions see them again,
+    /// and they see those of others.
+    fn show_again(self: &Rc<Self>) {
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            let limit = shard.node().settings.sessions.actor_timeout;
+            for resource in shard.all_resources() {
+                let entry = shard
+                    .accounts
+                    .borrow()
+                    .get(resource.jid.bare_str())
+                    .cloned();
+                let Some(entry) = entry else { continue };
+                let again = ShowAgain {
+                    resource: resource.jid.resource().to_owned(),
+                };
+                let shown = shard.presence_list(&entry).send(again);
+                if !matches!(tokio::time::timeout(limit, shown).await, Ok(Ok(()))) {
+                    tracing::error!(jid = %resource.jid, "contacts were not told that a session is still there");
+                }
+            }
+        });
+    }
+
     /// A session of a dead node was online: its contacts learn that it is not any more.
     fn session_lost(self: &Rc<Self>, jid: FullJid) {
         let account = jid.to_bare();

@@ -137,7 +137,13 @@ fn init_streams() {
         STREAMS.with_label_values(&[transport]);
         STREAMS_ACCEPTED.with_label_values(&[transport]);
     }
-    for reason in ["limit", "address_limit", "proxy_header", "untrusted_proxy"] {
+    for reason in [
+        "limit",
+        "address_limit",
+        "proxy_header",
+        "untrusted_proxy",
+        "fenced",
+    ] {
         STREAMS_REFUSED.with_label_values(&[reason]);
     }
     LazyLock::force(&STREAM_ERRORS);
@@ -179,7 +185,8 @@ pub(crate) static SESSIONS_WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Attempts to resume a session by outcome: `ok`, `unknown`, `failed`; `expired`: nobody tried in time.
+/// Attempts to resume a session by outcome: `ok`, `unknown`, `failed`; `expired`: nobody tried in time;
+/// `moved`: another node took it.
 pub(crate) static RESUMPTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "rookery_resumptions_total",
@@ -299,7 +306,7 @@ pub(crate) fn written(outgoing: &Outgoing) {
 fn init_stanzas() {
     LazyLock::force(&SESSIONS);
     LazyLock::force(&SESSIONS_WAITING);
-    for outcome in ["ok", "unknown", "failed", "expired"] {
+    for outcome in ["ok", "unknown", "failed", "expired", "moved"] {
         RESUMPTIONS.with_label_values(&[outcome]);
     }
     LazyLock::force(&STANZAS);

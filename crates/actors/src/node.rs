@@ -246,9 +246,16 @@ impl Node {
         })
     }
 
-    /// Takes a new transport stream. It is closed at once if the node stops or cannot keep up.
+    /// Takes a new transport stream. It is closed at once if the node stops, is cut off from the others
+    /// or cannot keep up.
     pub fn accept(&self, accepted: Accepted) {
         if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.is_fenced() {
+            metrics::STREAMS_REFUSED
+                .with_label_values(&["fenced"])
+                .inc();
             return;
         }
         let shards = self.shared.shards();

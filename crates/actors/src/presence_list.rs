@@ -158,6 +158,24 @@ impl Handler<SessionLost> for PresenceList {
     }
 }
 
+/// Contacts of a resource may think that it is gone, and it may think so of them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct ShowAgain {
+    pub(crate) resource: String,
+}
+
+impl Handler<ShowAgain> for PresenceList {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, request: ShowAgain, _: &mut Self::Context) -> Self::Result {
+        self.run(|list| async move {
+            list.show_again(&request.resource).await;
+            list.shard.flush();
+        })
+    }
+}
+
 /// Somebody asks for the account's presence (RFC 6121 §4.3).
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -351,6 +369,20 @@ impl List {
         let mut recipients = self.contacts(|item| item.subscription.seen_by_contact());
         recipients.push(self.account.jid.clone());
         self.shard.broadcast(stanza, recipients, accepted, false);
+    }
+
+    async fn show_again(&self, resource: &str) {
+        let resource = self.account.resource(resource);
+        let Some(resource) = resource.filter(|resource| resource.is_available()) else {
+            return;
+        };
+        let presence = resource.presence.borrow().clone();
+        if let Some(presence) = presence {
+            self.tell_contacts(&presence, Instant::now()).await;
+        }
+        let mut contacts = self.contacts(|item| item.subscription.sees_contact());
+        contacts.push(self.account.jid.clone());
+        self.shard.probe(&resource.jid, contacts);
     }
 
     async fn answer_probe(&self, stanza: &Stanza) {
