@@ -122,6 +122,7 @@ pub(super) async fn write(
 
 /// Begins a transaction that holds the logs of all accounts of the batch that exist.
 async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> Result<Logs, Error> {
+    let mut is_second_try = false;
     loop {
         accounts.learn(lease, batch).await?;
         let mut numbers: Vec<i64> = names(batch)
@@ -144,7 +145,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
             )
             .await?;
         let mut logs = Logs::read(&rows)?;
-        if logs.all.len() == numbers.len() {
+        if logs.all.len() == numbers.len() || is_second_try {
             logs.learn_preferences(lease, accounts, batch).await?;
             logs.learn_blocked(lease).await?;
             return Ok(logs);
@@ -154,6 +155,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
             numbers.binary_search(number).is_err() || logs.places.contains_key(number)
         });
         lease.rollback().await?;
+        is_second_try = true;
     }
 }
 
