@@ -202,6 +202,8 @@ struct Entry {
     rows: Vec<Remote>,
     until: Instant,
     stamp: u64,
+    /// Whether nothing was known, and the directory could not say.
+    is_guess: bool,
 }
 
 impl Cache {
@@ -270,13 +272,20 @@ impl Cache {
     /// moment.
     pub(crate) fn assume_last_known(&mut self, accounts: &[BareJid]) {
         for account in accounts {
-            let rows = self
-                .entries
-                .remove(account)
-                .map(|entry| entry.rows)
-                .unwrap_or_default();
-            self.insert(account, rows, Duration::from_secs(1));
+            let last = self.entries.remove(account).map(|entry| entry.rows);
+            let is_guess = last.is_none();
+            self.insert(account, last.unwrap_or_default(), Duration::from_secs(1));
+            if let Some(entry) = self.entries.get_mut(account) {
+                entry.is_guess = is_guess;
+            }
         }
+    }
+
+    /// Whether the account may have sessions elsewhere that nothing is known of.
+    pub(crate) fn is_guess(&self, account: &str) -> bool {
+        self.entries
+            .get(account)
+            .is_some_and(|entry| entry.is_guess)
     }
 
     fn insert(&mut self, account: &BareJid, rows: Vec<Remote>, time: Duration) {
@@ -285,6 +294,7 @@ impl Cache {
             rows,
             until: Instant::now() + time,
             stamp: self.stamp,
+            is_guess: false,
         };
         self.entries.insert(account.clone(), entry);
         self.order.push_back((account.clone(), self.stamp));
@@ -391,7 +401,11 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
             }
         }
         Event::FlushCache => {
-            run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
+            run_everywhere(node, |shard| {
+                shard.cache.borrow_mut().forget_all();
+                shard.show_what_was_missed();
+            })
+            .await;
         }
         Event::NodeLost { node: lost } => {
             tracing::warn!(node = %lost.name, epoch = %lost.epoch, "a node is gone");
@@ -708,7 +722,32 @@ async fn run_everywhere(node: &NodeShared, job: impl Fn(&Rc<Shard>) + Clone + Se
     }
 }
 
+/// Accounts that are to be shown a presence later.
+const MAX_MISSED: usize = 20_000;
+
 impl Shard {
+    /// The directory could not say where an account's sessions are: it is shown this presence when it
+    /// can, unless there is a newer one then.
+    pub(crate) fn show_later(&self, stanza: &Arc<Stanza>, account: &BareJid) {
+        let Some(from) = stanza.from.clone() else {
+            return;
+        };
+        let mut missed = self.missed.borrow_mut();
+        if missed.len() < MAX_MISSED {
+            missed.insert((from, account.clone()), Arc::clone(stanza));
+        } else {
+            tracing::warn!(%account, "a presence was not shown while the directory was away");
+        }
+    }
+
+    /// The directory is there again.
+    fn show_what_was_missed(self: &Rc<Self>) {
+        let missed = self.missed.take();
+        for ((_, account), stanza) in missed {
+            self.broadcast(&stanza, [account], std::time::Instant::now(), false);
+        }
+    }
+
     /// Others have given this node up, and it has returned: those who may see its sessions see them again,
     /// and they see those of others.
     fn show_again(self: &Rc<Self>) {

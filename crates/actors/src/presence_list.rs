@@ -376,12 +376,25 @@ impl List {
         let Some(resource) = resource.filter(|resource| resource.is_available()) else {
             return;
         };
+        if self.load().await.is_err() {
+            return;
+        }
+        self.learn_own_rows().await;
         let presence = resource.presence.borrow().clone();
         if let Some(presence) = presence {
-            self.tell_contacts(&presence, Instant::now()).await;
+            let contacts = self.contacts(|item| item.subscription.seen_by_contact());
+            self.shard
+                .broadcast(&presence, contacts, Instant::now(), false);
+            // Its client knows, and those of the account's other resources here.
+            let own = self.account.jid.as_str();
+            let elsewhere = self.shard.cache.borrow().get(own).to_vec();
+            for remote in elsewhere.into_iter().filter(|remote| remote.available) {
+                let mut stanza = Stanza::clone(&presence);
+                stanza.to = Some(Jid::from(remote.jid));
+                self.shard.accept(Work::Route(Parcel::new(stanza)));
+            }
         }
-        let mut contacts = self.contacts(|item| item.subscription.sees_contact());
-        contacts.push(self.account.jid.clone());
+        let contacts = self.contacts(|item| item.subscription.sees_contact());
         self.shard.probe(&resource.jid, contacts);
     }
 

@@ -709,6 +709,9 @@ impl Shard {
             } else {
                 self.show_here(stanza, &account, accepted);
                 if !from_bus {
+                    if self.cache.borrow().is_guess(account.as_str()) {
+                        self.show_later(stanza, &account);
+                    }
                     self.note_nodes(&account, &mut elsewhere);
                 }
             }
@@ -755,6 +758,9 @@ impl Shard {
         from_bus: bool,
     ) {
         self.show_here(stanza, account, accepted);
+        if !from_bus && self.cache.borrow().is_guess(account.as_str()) {
+            self.show_later(stanza, account);
+        }
         if !from_bus {
             let mut elsewhere = hashbrown::HashMap::new();
             self.note_nodes(account, &mut elsewhere);

@@ -174,6 +174,8 @@ pub struct Shard {
     pub(crate) cache: RefCell<Cache>,
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
+    /// Presence by sender and recipient that could not be shown because the directory was away.
+    pub(crate) missed: RefCell<HashMap<(Jid, BareJid), Arc<Stanza>>>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     outgoing: Vec<ForShard>,
@@ -228,6 +230,7 @@ impl Shard {
             cache: RefCell::new(Cache::new(cached)),
             log_queue: LogQueue::default(),
             confirmations: RefCell::default(),
+            missed: RefCell::default(),
             moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             room: Notify::new(),
