@@ -11,11 +11,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rookery_tests::chaos::events::Deck;
 use rookery_tests::chaos::{Scenario, run};
 
 const USAGE: &str = "\
 usage: chaos [--seed NUMBER] [--duration SECONDS] [--clients NUMBER] [--nodes NUMBER]
-             [--rate MESSAGES_A_SECOND] [--logs DIRECTORY]";
+             [--rate MESSAGES_A_SECOND] [--only EVENT,EVENT] [--logs DIRECTORY]";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -56,6 +57,10 @@ fn scenario(mut words: impl Iterator<Item = String>) -> Result<Scenario, String>
             "--clients" => scenario.clients = number(&option, &value)?,
             "--nodes" => scenario.nodes = number(&option, &value)?,
             "--rate" => scenario.rate = number(&option, &value)?,
+            "--only" => {
+                scenario.only = value.split(',').map(str::to_owned).collect();
+                Deck::of(&scenario.only)?;
+            }
             "--logs" => scenario.logs = Some(value.into()),
             _ => return Err(format!("{option} is unknown")),
         }

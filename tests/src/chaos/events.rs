@@ -17,6 +17,8 @@ pub struct Kind {
     pub name: &'static str,
     /// How often it comes, among the others.
     pub weight: usize,
+    /// Whether sessions die of it, so that they cannot be resumed.
+    pub kills_sessions: bool,
     /// Makes it happen, and ends when everything that was broken is brought back.
     pub happen: for<'s> fn(&'s mut Stage<'_>) -> LocalBoxFuture<'s, ()>,
 }
@@ -26,51 +28,61 @@ pub const EVENTS: &[Kind] = &[
     Kind {
         name: "node killed",
         weight: 2,
+        kills_sessions: true,
         happen: |stage| kill_node(stage).boxed_local(),
     },
     Kind {
         name: "node drained",
         weight: 2,
+        kills_sessions: false,
         happen: |stage| drain_node(stage).boxed_local(),
     },
     Kind {
         name: "Redis killed",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| kill_redis(stage).boxed_local(),
     },
     Kind {
         name: "Redis flushed",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| flush_redis(stage).boxed_local(),
     },
     Kind {
         name: "PostgreSQL restarted",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| restart_postgres(stage, Shutdown::Fast).boxed_local(),
     },
     Kind {
         name: "PostgreSQL crashed",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| restart_postgres(stage, Shutdown::Immediate).boxed_local(),
     },
     Kind {
         name: "PostgreSQL hung",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| freeze_postgres(stage).boxed_local(),
     },
     Kind {
         name: "connections cut",
         weight: 2,
+        kills_sessions: false,
         happen: |stage| cut_connections(stage).boxed_local(),
     },
     Kind {
         name: "connections stalled",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| stall_connections(stage).boxed_local(),
     },
     Kind {
         name: "clients moved",
         weight: 1,
+        kills_sessions: false,
         happen: |stage| move_clients(stage).boxed_local(),
     },
 ];
@@ -89,31 +101,41 @@ pub struct Stage<'a> {
 
 /// The order of the events: each as often as it weighs, shuffled, and again.
 pub struct Deck {
-    cards: Vec<usize>,
+    kinds: Vec<&'static Kind>,
+    cards: Vec<&'static Kind>,
 }
 
 impl Deck {
-    /// A deck of which nothing is dealt.
-    pub const fn new() -> Self {
-        Self { cards: Vec::new() }
+    /// A deck of the kinds of these names, or of all if there are none.
+    ///
+    /// # Errors
+    /// A name that is no kind's.
+    pub fn of(names: &[String]) -> Result<Self, String> {
+        let known = |name: &&String| EVENTS.iter().any(|kind| kind.name == **name);
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            let all: Vec<_> = EVENTS.iter().map(|kind| kind.name).collect();
+            return Err(format!(
+                "no event is called {unknown}; there are {}",
+                all.join(", ")
+            ));
+        }
+        let wanted = |kind: &&Kind| names.is_empty() || names.iter().any(|name| name == kind.name);
+        Ok(Self {
+            kinds: EVENTS.iter().filter(wanted).collect(),
+            cards: Vec::new(),
+        })
     }
 
     /// The next event.
     pub fn deal(&mut self, random: &mut Random) -> &'static Kind {
         if self.cards.is_empty() {
-            let kinds = EVENTS.iter().enumerate();
+            let kinds = self.kinds.iter();
             self.cards = kinds
-                .flat_map(|(index, kind)| std::iter::repeat_n(index, kind.weight))
+                .flat_map(|&kind| std::iter::repeat_n(kind, kind.weight))
                 .collect();
             random.shuffle(&mut self.cards);
         }
-        &EVENTS[self.cards.pop().expect("it was filled")]
-    }
-}
-
-impl Default for Deck {
-    fn default() -> Self {
-        Self::new()
+        self.cards.pop().expect("there is a kind")
     }
 }
 

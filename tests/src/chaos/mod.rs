@@ -48,6 +48,8 @@ pub struct Scenario {
     pub nodes: usize,
     /// Messages a second, of all clients together.
     pub rate: f64,
+    /// The names of the events that may happen; all if there are none.
+    pub only: Vec<String>,
     /// Whether events are told as they happen.
     pub told: bool,
     /// Where the nodes' logs are kept, if anywhere.
@@ -62,6 +64,7 @@ impl Default for Scenario {
             clients: 150,
             nodes: 3,
             rate: 100.0,
+            only: Vec::new(),
             told: false,
             logs: None,
         }
@@ -75,8 +78,9 @@ pub struct Crowd {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Runs a scenario to its end.
+/// Runs a scenario to its end. Its events must exist.
 pub async fn run(scenario: &Scenario) -> Report {
+    let mut deck = Deck::of(&scenario.only).unwrap_or_else(|e| panic!("{e}"));
     let plan = Plan::new(&[
         "c2s.tls=optional",
         "registration.enabled=true",
@@ -97,7 +101,6 @@ pub async fn run(scenario: &Scenario) -> Report {
     };
     tell("all clients are online");
     let mut counters_lost = false;
-    let mut deck = Deck::new();
     while started.elapsed() < scenario.duration {
         tokio::time::sleep(random.millis(200, 1500)).await;
         let kind = deck.deal(&mut random);
@@ -118,6 +121,7 @@ pub async fn run(scenario: &Scenario) -> Report {
             ),
             None => format!("{}: NOT WELL AGAIN", kind.name),
         });
+        report.sessions_killed |= kind.kills_sessions;
         report.recoveries.push(Recovery {
             event: kind.name,
             took,

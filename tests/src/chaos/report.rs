@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Scenario;
 use super::ledger::{Balance, Ledger};
+use super::robot::REFUSED;
 
 /// How an event ended.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct Report {
     pub whole: Option<Counters>,
     /// The counters of the calm at the end.
     pub calm: Counters,
+    /// Whether something happened that sessions die of.
+    pub sessions_killed: bool,
     /// What went wrong besides.
     pub problems: Vec<String>,
     /// What happened to messages that were lost or doubled.
@@ -90,6 +93,7 @@ impl Report {
             incidents: BTreeMap::new(),
             whole: None,
             calm: Counters::default(),
+            sessions_killed: false,
             problems: Vec::new(),
             histories: Vec::new(),
         }
@@ -136,6 +140,11 @@ impl Report {
             .keys()
             .filter(|name| **name == name.to_uppercase());
         failures.extend(loud.cloned());
+        if let (false, Some(refusals)) = (self.sessions_killed, self.incidents.get(REFUSED)) {
+            failures.push(format!(
+                "{refusals} resumptions were refused, and nothing had died"
+            ));
+        }
         if self.balance.acknowledged == 0 {
             failures.push("nothing was acknowledged: the run proves nothing".to_owned());
         }

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// How often acks are asked for while some are missing.
 const ASK: Duration = Duration::from_millis(500);
 
+/// The incident of a session that is not resumed.
+pub(super) const REFUSED: &str = "resumption refused";
+
 /// What a robot is told to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
@@ -207,7 +210,7 @@ impl Robot {
             if !answer.is("failed", SM) {
                 return Err(format!("the answer to resume was {}", said(&answer)));
             }
-            self.shared.note("resumption refused");
+            self.shared.note(REFUSED);
             self.abandon_session();
         }
         self.bind(&mut wire).await?;
