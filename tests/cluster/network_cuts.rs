@@ -239,14 +239,15 @@ async fn after_a_long_cut_newcomers_see_everybody() {
         is_given_up(&mut witness, "alice@localhost/desk").await;
         cluster.network().heal(0);
         becomes_ready(cluster.node(0)).await;
+        // What both may have missed is shown once more.
+        witness.allow(available_from("alice@localhost/desk"));
+        alice.allow(available_from("witness@localhost/x"));
         reach_each_other(&mut alice, &mut witness).await;
         let mut bob = cluster.online(1, "bob/phone").await;
         bob.expect(available_from("alice@localhost/desk")).await;
         alice.expect(available_from("bob@localhost/phone")).await;
         bob.close().await;
         alice.expect(unavailable_from("bob@localhost/phone")).await;
-        // Whether she was told is another test's question.
-        witness.allow(available_from("alice@localhost/desk"));
         witness.send(presence_to("probe", "alice@localhost")).await;
         witness.vanish();
         alice.expect(unavailable_from("witness@localhost/x")).await;

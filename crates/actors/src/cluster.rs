@@ -430,6 +430,7 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
             tracing::error!("cannot renew the node's lease; no new streams until it can");
             cluster.fenced.store(true, Ordering::Relaxed);
             cluster.given_up.store(true, Ordering::Relaxed);
+            cluster.bus.fenced();
         }
         Event::Unfenced => {
             tracing::info!("the node's lease is renewed again");

@@ -31,6 +31,7 @@ pub(crate) use self::roster::{
     InboundSubscription, OutboundSubscription, RosterChanged, RosterRequest,
 };
 use crate::account::{Account, Resource};
+use crate::cluster::Remote;
 use crate::outbox::Outgoing;
 use crate::reply;
 use crate::shard::{Parcel, Shard, Work};
@@ -388,7 +389,8 @@ impl List {
             // Its client knows, and those of the account's other resources here.
             let own = self.account.jid.as_str();
             let elsewhere = self.shard.cache.borrow().get(own).to_vec();
-            for remote in elsewhere.into_iter().filter(|remote| remote.available) {
+            let is_other = |remote: &Remote| remote.available && remote.jid != resource.jid;
+            for remote in elsewhere.into_iter().filter(is_other) {
                 let mut stanza = Stanza::clone(&presence);
                 stanza.to = Some(Jid::from(remote.jid));
                 self.shard.accept(Work::Route(Parcel::new(stanza)));

@@ -84,6 +84,10 @@ pub trait Bus: Send + Sync + 'static {
     /// that are late.
     fn data_lost(&self);
 
+    /// Others take this node for dead (`Event::Fenced`), and one of them claims its inbox: what hangs in
+    /// a connection to Redis that was cut is not handled here as well.
+    fn fenced(&self);
+
     /// Sends what is queued, waits until what was handed out is handled, each within
     /// [`Limits::flush_patience`], and ends. What could not be sent comes back as
     /// [`Inbound::Returned`], so the consumer should listen until the channel ends.

@@ -171,6 +171,8 @@ impl Bus for MemoryBus {
         self.lanes.probe();
     }
 
+    fn fenced(&self) {}
+
     async fn shutdown(&self) {
         self.lanes.shutdown().await;
         self.reader.abort();

@@ -16,7 +16,7 @@ use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use redis::{Script, Value};
 use rookery_directory::{Link, LinkOptions, RedisAddress, keys};
 use rookery_proto::cluster::Epoch;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::inbox::{Handled, Inbox, Position, frames_of};
@@ -87,6 +87,7 @@ pub struct RedisBus {
     key: String,
     handled: Arc<Handled>,
     patience: Duration,
+    fence: Arc<Notify>,
 }
 
 struct RedisTransport {
@@ -142,6 +143,7 @@ impl RedisBus {
             config.spoken,
         ));
         let inbox = Inbox::new(sender, Lanes::listener(&lanes));
+        let fence = Arc::new(Notify::new());
         let key = keys::inbox(&transport.prefix, epoch);
         let handled = inbox.handled();
         let delete = delete_handled(transport.clone(), key.clone(), handled.clone());
@@ -150,6 +152,7 @@ impl RedisBus {
             link: reading,
             last: (0, 0),
             inbox,
+            fence: Arc::clone(&fence),
         };
         let reader = tokio::spawn(reader.run()).abort_handle();
         let tasks = vec![
@@ -166,6 +169,7 @@ impl RedisBus {
             key,
             handled,
             patience,
+            fence,
         })
     }
 }
@@ -198,6 +202,10 @@ impl Bus for RedisBus {
     fn data_lost(&self) {
         self.transport.settle();
         self.lanes.probe();
+    }
+
+    fn fenced(&self) {
+        self.fence.notify_one();
     }
 
     async fn shutdown(&self) {
@@ -318,6 +326,8 @@ struct Reader {
     link: Link,
     last: Position,
     inbox: Inbox,
+    /// Told when the connection must not be read any more.
+    fence: Arc<Notify>,
 }
 
 impl Reader {
@@ -335,7 +345,15 @@ impl Reader {
                 }
                 generation = now.generation;
             }
-            let read = tokio::time::timeout(BLOCK * 2, self.read(&handled)).await;
+            let read = tokio::time::timeout(BLOCK * 2, self.read(&handled));
+            let read = tokio::select! {
+                biased;
+                () = self.fence.notified() => {
+                    self.link.reconnect();
+                    continue;
+                }
+                read = read => read,
+            };
             let entries = match read {
                 Ok(Ok(entries)) => entries,
                 Ok(Err(error)) => {
