@@ -112,7 +112,7 @@ async fn send(session: &Rc<Session>, query: &mam::Query, page: ArchivePage) {
         match archived.result(query.query_id.as_deref(), &session.account.jid) {
             Some(result) => session.answer(result),
             None => {
-                tracing::error!(account = %session.account.jid, %id, "an archived message is unreadable")
+                tracing::error!(account = %session.account.jid, %id, "an archived message is unreadable");
             }
         }
         session.resource.outbox.room().await;

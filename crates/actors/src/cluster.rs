@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use rookery_bus::{Bus, Frame, Inbound};
+use rookery_bus::{Bus, Frame};
 use rookery_directory::{Directory, Event, NodeInfo, SessionRow};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
@@ -21,12 +21,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::account::Resource;
+use crate::frames::{route_again, take_inbound};
 use crate::metrics;
 use crate::moving::Questions;
-use crate::node::{NodeShared, end_sessions};
-use crate::presence_list::{BlockListChanged, RosterChanged, SessionLost, ShowAgain};
-use crate::router::FromBus;
-use crate::shard::{Parcel, Run, Shard, Work};
+use crate::node::NodeShared;
+use crate::presence_list::{SessionLost, ShowAgain};
+use crate::shard::{Run, Shard};
 
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
@@ -468,7 +468,7 @@ async fn keep_published<E: std::fmt::Display>(
 }
 
 /// Publishes the sessions of one shard: the truth about them is here.
-async fn publish(node: &NodeShared, index: usize) -> Result<(), rookery_directory::Error> {
+async fn publish(node: &Arc<NodeShared>, index: usize) -> Result<(), rookery_directory::Error> {
     let Some(cluster) = &node.cluster else {
         return Ok(());
     };
@@ -483,8 +483,12 @@ async fn publish(node: &NodeShared, index: usize) -> Result<(), rookery_director
     .await;
     let Ok(rows) = rows.await else { return Ok(()) };
     let lost = cluster.directory.republish(rows).await?;
-    if index + 1 == node.shards().len() && cluster.given_up.swap(false, Ordering::Relaxed) {
-        run_everywhere(node, Shard::show_again).await;
+    if index + 1 == node.shards().len() {
+        // Until now others took these sessions for gone, and their messages only went to the log.
+        read_all_logs(node).await;
+        if cluster.given_up.swap(false, Ordering::Relaxed) {
+            run_everywhere(node, Shard::show_again).await;
+        }
     }
     if !lost.is_empty() {
         run(node, index, move |shard| {
@@ -543,175 +547,17 @@ fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<
     });
 }
 
-/// Frames that their node never handled: look for the recipients again.
-async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
-    for frame in frames {
-        if let Frame::Deliver {
-            mut stanza,
-            to,
-            responsible: true,
-            hops,
-            entry,
-            counts,
-        } = frame
-        {
-            let Some(first) = to.first() else { continue };
-            if stanza.to.is_none() {
-                stanza.to = Some(Jid::from(first.clone()));
-            }
-            let parcel = Parcel::from_frame(stanza, hops + 1, entry, counts);
-            run(node, node.shard_of(first.bare_str()), move |shard| {
-                shard.again(parcel);
-            })
-            .await;
-        }
-    }
-}
-
-async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
-    match inbound {
-        Inbound::Frames { from, frames, done } => {
-            for frame in frames {
-                take_frame(node, from, frame).await;
-            }
-            drop(done);
-        }
-        Inbound::Gap { from } => {
-            tracing::warn!(%from, "frames from a node were lost; the log is read");
-            read_all_logs(node).await;
-        }
-        Inbound::Returned { frames, .. } => route_again(node, frames).await,
-    }
-}
-
-async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
-    match frame {
-        Frame::Deliver {
-            stanza,
-            to,
-            responsible,
-            hops,
-            entry,
-            counts,
-        } => {
-            let Some(first) = to.first() else { return };
-            let index = node.shard_of(first.bare_str());
-            let delivery = FromBus {
-                parcel: Parcel::from_frame(stanza, hops, entry, counts),
-                to,
-                responsible,
-            };
-            run(node, index, move |shard| shard.deliver_from_bus(delivery)).await;
-        }
-        Frame::Broadcast { stanza, to } => {
-            let stanza = Arc::new(stanza);
-            for (index, to) in node.by_shard(to) {
-                let work = Work::Broadcast {
-                    stanza: Arc::clone(&stanza),
-                    to,
-                    accepted: std::time::Instant::now(),
-                    from_bus: true,
-                };
-                run(node, index, move |shard| shard.accept(work)).await;
-            }
-        }
-        Frame::RosterChanged {
-            account,
-            item,
-            version,
-        } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
-                shard.tell_presence_list(&account, RosterChanged { item, version });
-            })
-            .await;
-        }
-        Frame::BlockListChanged {
-            account,
-            added,
-            removed,
-            all_removed,
-        } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
-                shard.tell_presence_list(
-                    &account,
-                    BlockListChanged {
-                        added,
-                        removed,
-                        all_removed,
-                    },
-                );
-            })
-            .await;
-        }
-        Frame::Evict { session, sequence } => {
-            let index = node.shard_of(session.bare_str());
-            run(node, index, move |shard| shard.evict(&session, sequence)).await;
-        }
-        Frame::AccountChanged { account, .. } => end_sessions(node, &account),
-        Frame::LogChanged { account } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| shard.read_log_again(&account)).await;
-        }
-        Frame::Carbon {
-            account,
-            stanza,
-            except,
-        } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
-                shard.copy_from_bus(&account, stanza, &except);
-            })
-            .await;
-        }
-        Frame::ResumeAsk {
-            request,
-            account,
-            id,
-            h,
-        } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
-                shard.offer(from, request, &account, &id, h);
-            })
-            .await;
-        }
-        Frame::ResumeTake {
-            request,
-            account,
-            id,
-        } => {
-            let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
-                shard.give(from, request, &account, &id);
-            })
-            .await;
-        }
-        Frame::ResumeAnswer { request, answer } => {
-            if let Some(cluster) = &node.cluster {
-                cluster.questions.answered(request, answer);
-            }
-        }
-        Frame::ResumeState { request, state } => {
-            if let Some(cluster) = &node.cluster
-                && let Some(state) = cluster.questions.taken(request, state)
-            {
-                // The client has been told that it has no session, and what it did not acknowledge is in
-                // the log.
-                tracing::warn!(jid = %state.jid, "a session came too late");
-            }
-        }
-    }
-}
-
 /// Live deliveries were lost on their way: what they leave undelivered is found in the log.
-async fn read_all_logs(node: &Arc<NodeShared>) {
+pub(crate) async fn read_all_logs(node: &Arc<NodeShared>) {
     run_everywhere(node, Shard::read_all_logs).await;
 }
 
 /// Runs a job on a shard; waits while its mailbox is full, which is the back-pressure on the bus.
-async fn run(node: &NodeShared, index: usize, job: impl FnOnce(&Rc<Shard>) + Send + 'static) {
+pub(crate) async fn run(
+    node: &NodeShared,
+    index: usize,
+    job: impl FnOnce(&Rc<Shard>) + Send + 'static,
+) {
     // Fails only when the node stops.
     let _ = node.shard(index).send(Run(Box::new(job))).await;
 }
@@ -796,7 +642,7 @@ impl Shard {
     }
 
     /// Tells an account's presence list something, if the account has sessions here.
-    fn tell_presence_list<M>(self: &Rc<Self>, account: &BareJid, message: M)
+    pub(crate) fn tell_presence_list<M>(self: &Rc<Self>, account: &BareJid, message: M)
     where
         M: actix::Message<Result = ()> + Send + 'static,
         crate::presence_list::PresenceList: actix::Handler<M>,
@@ -819,7 +665,7 @@ impl Shard {
     }
 
     /// A newer session took this resource on another node.
-    fn evict(&self, session: &FullJid, sequence: u64) {
+    pub(crate) fn evict(&self, session: &FullJid, sequence: u64) {
         self.cache.borrow_mut().forget(session.bare_str());
         // What waited for a session to be registered on its new node goes there now.
         drop(self.moved_out.borrow_mut().remove(session));

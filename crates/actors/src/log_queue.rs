@@ -100,11 +100,10 @@ impl Shard {
         let is_stored = offline::is_stored(stanza);
         match decision {
             Decision::Store if is_stored => Some(Pending::Offline),
-            Decision::Store if is_archived => Some(Pending::No),
             Decision::Deliver(_) if is_stored && (is_archived || parcel.receipt.is_some()) => {
                 Some(Pending::Live)
             }
-            Decision::Deliver(_) if is_archived => Some(Pending::No),
+            Decision::Store | Decision::Deliver(_) if is_archived => Some(Pending::No),
             _ => None,
         }
     }

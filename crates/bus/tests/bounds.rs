@@ -74,6 +74,7 @@ fn message(number: usize) -> Frame {
         responsible: true,
         hops: 0,
         entry: None,
+        counts: true,
     }
 }
 

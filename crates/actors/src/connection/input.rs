@@ -11,7 +11,7 @@ use rookery_proto::xml::Element;
 
 use super::ending::End;
 use super::job::{Done, Found, Job};
-use super::negotiation::{Action, FailedLogin, Success};
+use super::negotiation::{Action, FailedLogin, Negotiation, Success};
 use super::{Bound, Connection, Lost, Negotiating, Parts, Proxied, State};
 use crate::metrics;
 use crate::resumption::ResumeRequest;
@@ -436,7 +436,7 @@ impl Connection {
                 self.is_bound(*bound);
                 Action::Continue
             }
-            Found::Resumed(Err(refused)) => negotiation.not_resumed(&refused, output),
+            Found::Resumed(Err(refused)) => Negotiation::not_resumed(&refused, output),
         };
         let rest = std::mem::take(&mut self.rest);
         let mut unread = &rest[..];

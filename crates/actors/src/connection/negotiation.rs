@@ -360,7 +360,7 @@ impl Negotiation {
     }
 
     /// A session could not be resumed; the client may bind a resource instead (XEP-0198 §5).
-    pub(crate) fn not_resumed(&self, refused: &NotResumed, output: &mut Output) -> Action {
+    pub(crate) fn not_resumed(refused: &NotResumed, output: &mut Output) -> Action {
         match refused {
             NotResumed::Failed(condition, h) => {
                 output.push_bytes(sm::failed(*condition, *h).as_bytes());

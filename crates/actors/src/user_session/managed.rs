@@ -82,8 +82,8 @@ impl Session {
     }
 
     /// An element of stream management from the client.
-    pub(super) fn take_nonza(self: &Rc<Self>, nonza: Nonza) -> Taken {
-        match nonza {
+    pub(super) fn take_nonza(self: &Rc<Self>, nonza: &Nonza) -> Taken {
+        match *nonza {
             Nonza::Enable { resume, max } if self.managed.borrow().is_none() => {
                 self.enable(resume, max);
             }

@@ -67,7 +67,7 @@ impl Session {
                 parcel.receipt = self.receipts().map(|receipts| receipts.receive());
                 self.take_stanza(parcel)
             }
-            Inbound::Nonza(nonza) => self.take_nonza(nonza),
+            Inbound::Nonza(nonza) => self.take_nonza(&nonza),
             Inbound::BadNonza(condition) => {
                 self.resource.outbox.control(sm::failed(condition, None));
                 Taken::Done
