@@ -26,6 +26,7 @@ pub(crate) mod catch_up;
 pub mod cluster;
 pub mod connection;
 pub mod dispatch;
+pub mod inspect;
 pub(crate) mod log_queue;
 pub mod log_tracker;
 pub mod metrics;
