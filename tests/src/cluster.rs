@@ -136,6 +136,8 @@ impl TestCluster {
                 format!("storage.url={}", urls.0),
                 format!("cluster.redis={}", urls.1),
                 format!("cluster.node=node{number}"),
+                // No load balancer has to learn that a node is not ready.
+                "server.drain_delay=0s".to_owned(),
             ];
             let settings = own.into_iter().chain(plan.settings.iter().cloned());
             let place = match &network {

@@ -484,6 +484,7 @@ impl Bound {
         reason = "a session that misses this message would never end; there is one for each connection"
     )]
     fn tell_session(&self, unsent: Vec<Outgoing>, clean: bool) {
+        self.outbox.link_broke(self.generation);
         self.session.do_send(Detached {
             generation: self.generation,
             unsent,

@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod connection;
 pub mod dispatch;
 pub(crate) mod frames;
+pub mod inspect;
 pub(crate) mod log_queue;
 pub mod log_tracker;
 pub mod metrics;

@@ -21,6 +21,7 @@ use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::jid::Jid;
 use rookery_proto::stanza::Stanza;
 
+use crate::inspect::Link;
 use crate::log_tracker::LogTracker;
 use crate::metrics;
 
@@ -69,6 +70,8 @@ pub struct Outbox {
     log: Rc<LogTracker>,
     /// Wake those who wait for room.
     room: RefCell<Vec<Waker>>,
+    /// For whoever looks at the sessions.
+    pub(crate) link: Cell<Option<Link>>,
 }
 
 /// What stream management keeps.
@@ -96,6 +99,7 @@ impl Outbox {
             controls: RefCell::default(),
             log,
             room: RefCell::default(),
+            link: Cell::new(None),
         }
     }
 

@@ -178,21 +178,20 @@ async fn list(
 
 /// Tells the server that runs on the same data directory. The change is committed in any case.
 async fn tell(config: &Config, change: AccountChanged) {
-    match control::tell(&config.server.data_dir, &change).await {
+    let account = change.account.clone();
+    match control::tell(&config.server.data_dir, change).await {
         Ok(Told::Server) => {}
         Ok(Told::Nobody) => {
             // With a shared database, other nodes may have sessions of the account.
             if config.cluster.redis.is_some() {
                 eprintln!(
                     "rookery: no node runs on this data directory; \
-                     sessions of {} on other nodes go on until they end by themselves",
-                    change.account
+                     sessions of {account} on other nodes go on until they end by themselves"
                 );
             }
         }
         Err(error) => eprintln!(
-            "rookery: the running server could not be told, so sessions of {} go on: {error}",
-            change.account
+            "rookery: the running server could not be told, so sessions of {account} go on: {error:#}"
         ),
     }
 }

@@ -1,11 +1,12 @@
 //! Monitoring: `/metrics`, `/healthz`, `/readyz` on `admin.listen`.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use rookery_storage::Storage;
+use tokio::time::Instant;
 
 use crate::metrics;
 use crate::web::{self, Answer, Origin, Site};
@@ -17,14 +18,16 @@ const STORAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections to `admin.listen` at a time.
 pub(crate) const CONNECTIONS: usize = 64;
 
-/// How far the server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How far the server is, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Stage {
     /// Opening the database, joining the cluster.
     #[default]
     Starting,
     /// Taking connections.
     Serving,
+    /// Sending clients elsewhere.
+    Draining,
     /// Ending streams.
     Stopping,
 }
@@ -33,6 +36,8 @@ pub(crate) enum Stage {
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     stage: Mutex<Stage>,
+    /// When clients should come here no more.
+    left: OnceLock<Instant>,
     parts: OnceLock<(Arc<dyn Storage>, NodeHandle)>,
 }
 
@@ -41,21 +46,30 @@ impl Readiness {
     pub(crate) fn serving(&self, storage: Arc<dyn Storage>, node: NodeHandle) {
         // A server starts once.
         let _ = self.parts.set((storage, node));
-        self.set(Stage::Serving);
+        *self.stage() = Stage::Serving;
     }
 
-    /// Goes on to another stage.
-    pub(crate) fn set(&self, stage: Stage) {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    /// Goes on to a later stage in which no client should come here any more. Returns since when that is
+    /// so.
+    pub(crate) fn leave(&self, stage: Stage) -> Instant {
+        let mut now = self.stage();
+        // A server that stops does not drain any more.
+        *now = (*now).max(stage);
+        *self.left.get_or_init(Instant::now)
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why no client should come here; empty if they may.
     async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let stage = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let stage = *self.stage();
         match stage {
             Stage::Starting => problems.push("starting".into()),
             Stage::Serving => {}
+            Stage::Draining => problems.push("draining".into()),
             Stage::Stopping => problems.push("stopping".into()),
         }
         if let Some((storage, node)) = self.parts.get() {

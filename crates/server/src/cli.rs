@@ -1,8 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ::config::ValueKind;
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::Value;
 
 /// An XMPP server that many identical nodes form together.
 #[derive(Debug, Parser)]
@@ -46,6 +50,76 @@ pub(crate) enum Command {
     },
     /// Ask the server of this configuration whether it is ready; the exit status is the answer.
     Health,
+    /// Send the clients of the running server to other nodes, before it is stopped.
+    ///
+    /// The server turns not ready (/readyz), so that load balancers send nobody here
+    /// any more. After `server.drain_delay` it takes no new clients and sends those
+    /// that it has away: sessions with stream management wait until their client
+    /// resumes them on another node, the others end.
+    ///
+    /// The exit status is 0 when no session is left, and 1 if some are when the time
+    /// is up. In both cases the server runs on, without new clients, until it is
+    /// stopped. Interrupting the command does not interrupt the drain.
+    #[command(verbatim_doc_comment)]
+    Drain {
+        /// How long clients may take to go on elsewhere, once they are sent away: 500ms, 60s, 5m.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+        timeout: Duration,
+    },
+    /// Look at the sessions of the running server, and end them.
+    Session {
+        /// What to do with sessions.
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
+    /// Look at the cluster as the running server sees it.
+    Cluster {
+        /// What to do with the cluster.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Print the sessions of this node: who, since when, how, from where, what waits.
+    ///
+    /// SINCE is when it came to this node, in UTC. STATE is "waiting" for a session
+    /// whose connection broke and that its client may resume; transport and address
+    /// are the last ones then. QUEUE is what the client does not have yet or has not
+    /// acknowledged. Sessions on other nodes of a cluster are not listed.
+    #[command(verbatim_doc_comment)]
+    List {
+        /// Print a JSON array instead, one session a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session of this node, or all that an account has here.
+    ///
+    /// The client is told `policy-violation`; it may log in again. The exit status is
+    /// 1 if there is no such session on this node.
+    #[command(verbatim_doc_comment)]
+    Kick {
+        /// A session such as ann@localhost/desk, or an account such as ann@localhost.
+        jid: String,
+    },
+}
+
+/// What to do with the cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Print the nodes, whether this one is cut off, and how many sessions it has.
+    ///
+    /// EPOCH names one run of a node, FRAMES is the newest version in which it talks
+    /// to other nodes, LEASE is its proof that it lives. The list is what this node
+    /// saw last: a second ago or less, unless it is fenced.
+    #[command(verbatim_doc_comment)]
+    Status {
+        /// Print a JSON object instead.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What to do with accounts.
@@ -106,6 +180,11 @@ pub(crate) enum ConfigCommand {
     Show,
 }
 
+fn time(text: &str) -> Result<Duration, String> {
+    let read = Duration::read(&ValueKind::String(text.into()));
+    read.ok_or_else(|| format!("expected {}", Duration::allowed()))
+}
+
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected section.key=value")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
@@ -140,6 +219,21 @@ mod tests {
     fn a_value_may_hold_an_equals_sign() {
         assert_eq!(key_and_value("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
         assert!(key_and_value("a.b").is_err());
+    }
+
+    #[test]
+    fn a_drain_takes_a_time() {
+        let drain = |line: &[&str]| match Cli::try_parse_from(line) {
+            Ok(Cli {
+                command: Some(Command::Drain { timeout }),
+                ..
+            }) => Some(timeout),
+            _ => None,
+        };
+        let minute = Some(Duration::from_mins(1));
+        assert_eq!(drain(&["rookery", "drain"]), minute);
+        assert_eq!(drain(&["rookery", "drain", "--timeout", "1m"]), minute);
+        assert_eq!(drain(&["rookery", "drain", "--timeout", "60"]), None);
     }
 
     #[test]

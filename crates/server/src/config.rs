@@ -145,6 +145,9 @@ settings! {
         workers: Integer<1, 1024> = Computed("number of cores", cores),
         /// How long a stop waits for streams to end.
         shutdown_timeout: Duration = Fixed(r#""10s""#),
+        /// How long a node of a cluster that is drained or stopped goes on as before, except that `/readyz`
+        /// says no: load balancers should send nobody here any more when its clients leave.
+        drain_delay: Duration = Fixed(r#""2s""#),
         /// A file that gets the addresses in use as JSON after the start: for tests with port 0.
         ports_file: Option<PathBuf> = Absent("not written"),
     }

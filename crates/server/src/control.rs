@@ -1,60 +1,36 @@
-//! The control socket: how commands tell a running server what they changed in its database.
+//! The control socket: how commands talk to the server that runs on their data directory.
 //!
-//! A Unix socket `control.sock` in `server.data_dir`, for the owner only. One request a connection:
-//! a line `account-changed ADDRESS` or `account-removed ADDRESS`, answered by the line `ok`: the node
-//! ends the account's sessions and tells the other nodes. The database is the truth: a server that is
-//! not told notices at the next login.
+//! A Unix socket `control.sock` in `server.data_dir`, for the owner only. What is said there is in
+//! `control/protocol.rs`; what the server does is in `control/desk.rs`.
+
+mod desk;
+mod protocol;
 
 use std::fs::{self, Permissions};
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
-use rookery_proto::jid::BareJid;
+use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 
+pub(crate) use self::desk::Desk;
+pub(crate) use self::protocol::{
+    AccountChanged, ClusterNode, ClusterStatus, Lease, Reply, Request, Session, SessionState,
+};
 use crate::data_dir::DataDir;
 
-/// How long either side waits for the other.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long either side waits for the other's next line, or for its being read.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest request: a verb and an address (RFC 7622: 1023 octets a part).
-const MAX_REQUEST: u64 = 4096;
-
-/// What a command did to an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AccountChanged {
-    /// The account.
-    pub(crate) account: BareJid,
-    /// Whether it is gone, rather than has another password.
-    pub(crate) removed: bool,
-}
-
-impl AccountChanged {
-    fn to_line(&self) -> String {
-        let verb = if self.removed {
-            "account-removed"
-        } else {
-            "account-changed"
-        };
-        format!("{verb} {}\n", self.account.as_str())
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        let (verb, address) = line.trim_end_matches('\n').split_once(' ')?;
-        let removed = match verb {
-            "account-removed" => true,
-            "account-changed" => false,
-            _ => return None,
-        };
-        Some(Self {
-            account: BareJid::parse(address).ok()?,
-            removed,
-        })
-    }
-}
+/// Commands that are answered at a time.
+const CONNECTIONS: usize = 16;
 
 /// Opens the control socket. One that a killed server left is replaced: the directory is ours.
 ///
@@ -75,39 +51,152 @@ fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
 }
 
-/// Answers requests, one at a time, until it is dropped.
-pub(crate) async fn serve(listener: UnixListener, changed: impl Fn(AccountChanged)) {
+/// Where the replies to one request go.
+#[derive(Debug)]
+pub(crate) struct Replies {
+    writer: OwnedWriteHalf,
+    /// Whether the request was in the form of the first servers.
+    old: bool,
+}
+
+impl Replies {
+    /// Sends one more.
+    ///
+    /// # Errors
+    /// If the command is gone or does not read.
+    pub(crate) async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        let line = match reply {
+            Reply::Done if self.old => "ok\n".into(),
+            reply => protocol::to_line(reply),
+        };
+        tokio::time::timeout(TIMEOUT, self.writer.write_all(line.as_bytes())).await?
+    }
+}
+
+/// Answers requests until it is dropped, on the thread that calls. `answer` sends all replies to one.
+pub(crate) async fn serve<A, F>(listener: UnixListener, answer: A)
+where
+    A: Fn(Request, Replies) -> F + 'static,
+    F: Future<Output = io::Result<()>>,
+{
+    let answer = Rc::new(answer);
+    let mut conversations = JoinSet::new();
     loop {
+        // Others wait until one is done.
+        while conversations.len() >= CONNECTIONS {
+            conversations.join_next().await;
+        }
         match listener.accept().await {
             Ok((socket, _)) => {
-                match tokio::time::timeout(TIMEOUT, answer(socket, &changed)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(%error, "control socket"),
-                    Err(_) => tracing::warn!("control socket: a command fell silent"),
-                }
+                let answer = Rc::clone(&answer);
+                conversations.spawn_local(async move {
+                    if let Err(error) = converse(socket, &*answer).await {
+                        tracing::warn!(%error, "control socket");
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "control socket");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+        while conversations.try_join_next().is_some() {}
     }
 }
 
-async fn answer(mut socket: UnixStream, changed: impl Fn(AccountChanged)) -> io::Result<()> {
-    let (reader, mut writer) = socket.split();
+async fn converse<F>(socket: UnixStream, answer: &impl Fn(Request, Replies) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>>,
+{
+    let (reader, writer) = socket.into_split();
     let mut line = String::new();
-    BufReader::new(reader.take(MAX_REQUEST))
-        .read_line(&mut line)
-        .await?;
-    let reply: &[u8] = match AccountChanged::parse(&line) {
-        Some(change) => {
-            changed(change);
-            b"ok\n"
-        }
-        None => b"not understood\n",
+    let mut reader = BufReader::new(reader.take(protocol::MAX_REQUEST));
+    tokio::time::timeout(TIMEOUT, reader.read_line(&mut line)).await??;
+    let old = protocol::from_old_line(&line);
+    let mut replies = Replies {
+        writer,
+        old: old.is_some(),
     };
-    writer.write_all(reply).await
+    let request = match old {
+        Some(change) => Ok(Request::AccountChanged(change)),
+        None => protocol::from_line(&line),
+    };
+    match request {
+        Ok(request) => answer(request, replies).await,
+        Err(unreadable) => {
+            let reason = unreadable.to_string();
+            replies.send(&Reply::Refused { reason }).await
+        }
+    }
+}
+
+/// A request under way, as the command sees it.
+#[derive(Debug)]
+pub(crate) struct Conversation(BufReader<UnixStream>);
+
+impl Conversation {
+    /// Asks the server that runs on a data directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// If there is one and it cannot be reached.
+    async fn begin(data_dir: &Path, request: &Request) -> io::Result<Option<Self>> {
+        let mut socket = match UnixStream::connect(socket_path(data_dir)).await {
+            Ok(socket) => socket,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let line = protocol::to_line(request);
+        tokio::time::timeout(TIMEOUT, socket.write_all(line.as_bytes())).await??;
+        Ok(Some(Self(BufReader::new(socket))))
+    }
+
+    /// The next reply.
+    ///
+    /// # Errors
+    /// If the server refuses the request, or says nothing more.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Reply> {
+        let mut line = String::new();
+        tokio::time::timeout(TIMEOUT, self.0.read_line(&mut line))
+            .await
+            .context("the server does not answer")?
+            .context("cannot read the server's answer")?;
+        if line.is_empty() {
+            bail!("the server ended before it had answered");
+        }
+        match protocol::from_line(&line) {
+            Ok(Reply::Refused { reason }) => bail!("the server refuses: {reason}"),
+            Ok(reply) => Ok(reply),
+            Err(error) => {
+                Err(error).context("the server seems to be of another version than this command")
+            }
+        }
+    }
+}
+
+/// Asks the server that runs on a data directory.
+///
+/// # Errors
+/// If there is none, or it cannot be reached.
+pub(crate) async fn ask(data_dir: &Path, request: &Request) -> anyhow::Result<Conversation> {
+    let conversation = Conversation::begin(data_dir, request).await;
+    let conversation = conversation.with_context(|| {
+        let socket = socket_path(data_dir);
+        format!("cannot reach the server by {}", socket.display())
+    })?;
+    conversation.with_context(|| {
+        format!(
+            "no server runs on {} (server.data_dir); start it, or give this command the --config and \
+             --set options that the server has",
+            data_dir.display()
+        )
+    })
 }
 
 /// What became of telling a server.
@@ -123,35 +212,27 @@ pub(crate) enum Told {
 ///
 /// # Errors
 /// If there is one and it did not answer.
-pub(crate) async fn tell(data_dir: &Path, change: &AccountChanged) -> io::Result<Told> {
-    let mut socket = match UnixStream::connect(socket_path(data_dir)).await {
-        Ok(socket) => socket,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(Told::Nobody);
-        }
-        Err(error) => return Err(error),
+pub(crate) async fn tell(data_dir: &Path, change: AccountChanged) -> anyhow::Result<Told> {
+    let request = Request::AccountChanged(change);
+    let Some(mut conversation) = Conversation::begin(data_dir, &request).await? else {
+        return Ok(Told::Nobody);
     };
-    let talk = async {
-        socket.write_all(change.to_line().as_bytes()).await?;
-        let mut reply = String::new();
-        socket.take(64).read_to_string(&mut reply).await?;
-        Ok::<_, io::Error>(reply)
-    };
-    let reply = tokio::time::timeout(TIMEOUT, talk).await??;
-    if reply == "ok\n" {
-        Ok(Told::Server)
-    } else {
-        Err(io::Error::other(format!("the server answered {reply:?}")))
+    match conversation.next().await? {
+        Reply::Done => Ok(Told::Server),
+        other => Err(unexpected(&other)),
     }
+}
+
+/// A reply that does not belong to the request.
+pub(crate) fn unexpected(reply: &Reply) -> anyhow::Error {
+    anyhow::anyhow!("the server answered something else: {reply:?}")
 }
 
 #[cfg(test)]
 mod tests {
+    use rookery_proto::jid::BareJid;
+    use tokio::task::LocalSet;
+
     use super::*;
 
     fn change(address: &str, removed: bool) -> AccountChanged {
@@ -161,52 +242,74 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_command_tells_the_server_what_it_changed() {
-        let directory = tempfile::tempdir().unwrap();
-        let held = DataDir::hold(directory.path()).unwrap();
+    /// Sends a line as it is; returns all that is answered.
+    async fn say(data_dir: &Path, line: &str) -> String {
+        let mut socket = UnixStream::connect(socket_path(data_dir)).await.unwrap();
+        socket.write_all(line.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn conversations(directory: &Path) {
+        let held = DataDir::hold(directory).unwrap();
         let removed = change("ann@localhost", true);
         assert_eq!(
-            tell(directory.path(), &removed).await.unwrap(),
+            tell(directory, removed.clone()).await.unwrap(),
             Told::Nobody
         );
+        let nobody = ask(directory, &Request::Sessions).await.unwrap_err();
+        assert!(nobody.to_string().starts_with("no server runs on "));
 
         let listener = listen(&held).unwrap();
-        let mode = fs::metadata(socket_path(directory.path()))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let (heard, mut changes) = tokio::sync::mpsc::unbounded_channel();
-        let server = tokio::spawn(serve(listener, move |change| {
-            let _ = heard.send(change);
+        let metadata = fs::metadata(socket_path(directory)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        let (heard, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::task::spawn_local(serve(listener, move |request, mut replies| {
+            let heard = heard.clone();
+            async move {
+                let _ = heard.send(request.clone());
+                // One that is never answered holds nobody else up.
+                if request == Request::Sessions {
+                    std::future::pending::<()>().await;
+                }
+                replies.send(&Reply::Done).await
+            }
         }));
+        let held_up = ask(directory, &Request::Sessions).await.unwrap();
+        assert_eq!(requests.recv().await, Some(Request::Sessions));
         assert_eq!(
-            tell(directory.path(), &removed).await.unwrap(),
+            tell(directory, removed.clone()).await.unwrap(),
             Told::Server
         );
-        assert_eq!(changes.recv().await, Some(removed));
+        let changed = Some(Request::AccountChanged(removed));
+        assert_eq!(requests.recv().await, changed);
+
+        // The form of the first servers.
+        let old = say(directory, "account-removed ann@localhost\n").await;
+        assert_eq!(old, "ok\n");
+        assert_eq!(requests.recv().await, changed);
+        let unknown = say(directory, "reboot now\n").await;
+        assert!(unknown.contains(r#""reply":"refused""#), "{unknown}");
+        let newer = say(directory, "{\"version\":2,\"request\":\"sessions\"}\n").await;
+        assert!(
+            newer.contains("version 2 of the control protocol"),
+            "{newer}"
+        );
+        drop(held_up);
         server.abort();
         let _ = server.await;
 
         // What a killed server leaves is no obstacle, for commands or for the next server.
         let other = change("bob@localhost", false);
-        assert_eq!(tell(directory.path(), &other).await.unwrap(), Told::Nobody);
+        assert_eq!(tell(directory, other).await.unwrap(), Told::Nobody);
         assert!(listen(&held).is_ok());
     }
 
-    #[test]
-    fn requests_are_read_strictly() {
-        let request = change("ann@localhost", false);
-        assert_eq!(AccountChanged::parse(&request.to_line()), Some(request));
-        for line in [
-            "",
-            "account-removed",
-            "account-removed \n",
-            "reboot now\n",
-            "account-removed a@@b\n",
-        ] {
-            assert_eq!(AccountChanged::parse(line), None, "{line:?}");
-        }
+    #[tokio::test]
+    async fn a_command_and_the_server_of_its_data_directory_talk() {
+        let directory = tempfile::tempdir().unwrap();
+        let local = LocalSet::new();
+        local.run_until(conversations(directory.path())).await;
     }
 }

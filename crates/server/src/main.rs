@@ -9,9 +9,12 @@ mod accounts;
 mod admin;
 mod certificates;
 mod cli;
+mod cluster_status;
+mod columns;
 mod config;
 mod control;
 mod data_dir;
+mod drain;
 mod health;
 mod host_meta;
 mod http;
@@ -21,6 +24,7 @@ mod metrics;
 mod password;
 mod ports_file;
 mod serve;
+mod sessions;
 mod tls;
 mod web;
 mod websocket;
@@ -83,6 +87,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Health => runtime()?.block_on(health::run(&config)),
+        Command::Drain { timeout } => runtime()?.block_on(drain::run(&config, timeout)),
+        Command::Session { command } => runtime()?.block_on(sessions::run(&config, command)),
+        Command::Cluster { command } => runtime()?.block_on(cluster_status::run(&config, command)),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::admin::{self, AdminSite, Readiness, Stage};
 use crate::certificates::{Certificates, RELOAD_INTERVAL};
 use crate::config::{self, Config};
-use crate::control;
+use crate::control::{self, Desk};
 use crate::data_dir::{self, DataDir};
 use crate::http::PublicSite;
 use crate::listen::{self, Bound, Listener};
@@ -118,7 +118,8 @@ async fn start(config: &Config, readiness: &Arc<Readiness>) -> anyhow::Result<Ru
             ));
         }
     }
-    serve_commands(&data_dir, &node, &mut tasks);
+    let desk = Desk::new(config, node.clone(), readiness.clone());
+    serve_commands(&data_dir, desk, &mut tasks);
     tasks.spawn(follow_certificates(certificates)?);
     if let Some(path) = &config.server.ports_file {
         ports_file::write(path, &addresses)
@@ -165,24 +166,19 @@ fn listen(bound: Vec<Bound>) -> Result<Vec<Listener>, listen::ListenError> {
     bound.into_iter().map(Bound::listen).collect()
 }
 
-/// Listens for commands that changed accounts. Without it they still take effect at the next login.
-fn serve_commands(data_dir: &DataDir, node: &NodeHandle, tasks: &mut JoinSet<()>) {
+/// Listens for commands. Without it those that change accounts still take effect at the next login.
+fn serve_commands(data_dir: &DataDir, desk: Desk, tasks: &mut JoinSet<()>) {
     match control::listen(data_dir) {
         Ok(listener) => {
-            let node = node.clone();
             // The node starts tasks of its own on this thread.
-            tasks.spawn_local(control::serve(listener, move |change| {
-                tracing::info!(
-                    account = %change.account, removed = change.removed,
-                    "an account was changed by a command"
-                );
-                node.account_changed(&change.account, change.removed);
+            tasks.spawn_local(control::serve(listener, move |request, replies| {
+                desk.clone().answer(request, replies)
             }));
         }
         Err(error) => tracing::warn!(
             %error,
-            "no control socket: sessions of an account go on when a command deletes it or changes its \
-             password"
+            "no control socket: commands cannot reach this server, and sessions of an account go on when \
+             one deletes it or changes its password"
         ),
     }
 }
@@ -238,7 +234,11 @@ async fn shut_down(config: &Config, readiness: &Readiness, running: Running) {
         _data_dir,
     } = running;
     tracing::info!(timeout = ?config.server.shutdown_timeout, "stopping");
-    readiness.set(Stage::Stopping);
+    let not_ready_since = readiness.leave(Stage::Stopping);
+    if config.cluster.redis.is_some() {
+        // Clients leave when load balancers know another node for them.
+        tokio::time::sleep_until(not_ready_since + config.server.drain_delay).await;
+    }
     // The listeners close with their tasks.
     tasks.shutdown().await;
     node.shutdown(config.server.shutdown_timeout).await;

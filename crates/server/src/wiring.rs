@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::Context;
 use rookery_actors::Node;
 use rookery_actors::connection::Accepted;
+use rookery_actors::inspect::SessionInfo;
 use rookery_actors::settings::{self, Settings};
 use rookery_actors::transport::exporter::ExporterLog;
 use rookery_actors::transport::{BoxIo, WebSocketStream};
 use rookery_bus::{Bus, RedisBus, RedisBusConfig};
-use rookery_directory::{Directory, RedisAddress, RedisConfig, RedisDirectory};
-use rookery_proto::jid::BareJid;
+use rookery_directory::{Directory, NodeInfo, RedisAddress, RedisConfig, RedisDirectory};
+use rookery_proto::cluster::Epoch;
+use rookery_proto::jid::{BareJid, Jid};
 use rookery_storage::Storage;
 
 use crate::config::{Config, ProxyProtocol};
@@ -69,6 +71,33 @@ impl NodeHandle {
     /// Whether the node has cut itself off because it cannot reach the directory.
     pub(crate) fn is_fenced(&self) -> bool {
         self.0.is_fenced()
+    }
+
+    /// The sessions of this node, in no order.
+    pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {
+        self.0.shared().sessions().await
+    }
+
+    /// How many sessions this node has.
+    pub(crate) fn session_count(&self) -> usize {
+        self.0.shared().session_count()
+    }
+
+    /// Ends a session, or all that an account has here. Returns how many there were.
+    pub(crate) async fn kick(&self, who: &Jid) -> usize {
+        self.0.shared().kick(who).await
+    }
+
+    /// In a cluster, this node's incarnation and the nodes with a lease, as it saw them last.
+    pub(crate) fn nodes(&self) -> Option<(Epoch, Vec<NodeInfo>)> {
+        let directory = &self.0.shared().cluster.as_ref()?.directory;
+        Some((directory.this_node().epoch, directory.nodes()))
+    }
+
+    /// Takes no new streams and sends the clients elsewhere. Returns how many sessions are left when
+    /// none is, or after `timeout`.
+    pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        self.0.drain(timeout).await
     }
 
     /// Ends all streams with `<system-shutdown/>` and waits until they are gone, `timeout` at most.

@@ -456,6 +456,9 @@ impl Connection {
             return;
         };
         let scope = negotiating.negotiation.scope().clone();
+        let transport = self.wire.as_ref().map_or("tcp", Wire::name);
+        let outbox = &bound.outbox;
+        outbox.is_linked(bound.generation, transport, self.peer);
         self.state = State::Bound(Bound {
             session: bound.session,
             outbox: bound.outbox,

@@ -1,0 +1,153 @@
+//! Draining: the clients of this node go on elsewhere, and the server runs on without them.
+//!
+//! First the node turns not ready and goes on as before for `server.drain_delay`, so that load balancers
+//! send nobody here any more; then it takes no new streams and sends its clients away
+//! (`Node::drain` in `rookery-actors`).
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admin::{Readiness, Stage};
+use crate::config::{Config, Value};
+use crate::control::{self, Reply, Request};
+use crate::wiring::NodeHandle;
+
+/// How often the sessions are counted.
+const COUNT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The shortest time after which clients that logged in meanwhile are sent away as well.
+const SHORTEST_ROUND: Duration = Duration::from_secs(1);
+
+/// How far a drain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// So many sessions are left.
+    Left(usize),
+    /// It is over, with so many sessions left.
+    Drained(usize),
+}
+
+/// Starts to drain a node, in the background on the thread that calls. `timeout` begins when the clients
+/// are sent away. Doing it again while it is under way does no harm.
+pub(crate) fn start(
+    node: NodeHandle,
+    readiness: &Arc<Readiness>,
+    delay: Duration,
+    timeout: Duration,
+) -> watch::Receiver<Progress> {
+    let leave_at = readiness.leave(Stage::Draining) + delay;
+    let (progress, seen) = watch::channel(Progress::Left(node.session_count()));
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep_until(leave_at).await;
+        let deadline = Instant::now() + timeout;
+        let left = send_elsewhere(&node, deadline, &progress).await;
+        tracing::info!(sessions = left, "drained");
+    });
+    seen
+}
+
+/// Sends clients away until none is left or the time is up. What is heard of it ends when there is no
+/// session; clients that were still logging in then are sent away as well.
+async fn send_elsewhere(
+    node: &NodeHandle,
+    deadline: Instant,
+    progress: &watch::Sender<Progress>,
+) -> usize {
+    let mut rounds = std::pin::pin!(rounds(node, deadline));
+    let mut count = tokio::time::interval(COUNT_INTERVAL);
+    loop {
+        let left = tokio::select! {
+            // First, so that no stream is taken when the sessions are counted.
+            biased;
+            left = rounds.as_mut() => {
+                progress.send_replace(Progress::Drained(left));
+                return left;
+            }
+            _ = count.tick() => node.session_count(),
+        };
+        if left == 0 {
+            progress.send_replace(Progress::Drained(0));
+            return rounds.await;
+        }
+        progress.send_if_modified(|seen| {
+            let now = Progress::Left(left);
+            std::mem::replace(seen, now) != now
+        });
+    }
+}
+
+/// A round sends away those who are here when it begins; clients that were logging in then are for the
+/// next one.
+async fn rounds(node: &NodeHandle, deadline: Instant) -> usize {
+    loop {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        let round = (rest / 2).max(SHORTEST_ROUND).min(rest);
+        let left = node.drain(round).await;
+        if left == 0 || Instant::now() >= deadline {
+            return left;
+        }
+    }
+}
+
+/// `rookery drain`: has the server of this data directory drained, and says how far it is.
+///
+/// # Errors
+/// If there is no server, or sessions are left at the end.
+pub(crate) async fn run(config: &Config, timeout: Duration) -> anyhow::Result<ExitCode> {
+    let request = Request::Drain {
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    let mut conversation = control::ask(&config.server.data_dir, &request).await?;
+    let mut said = None;
+    loop {
+        match conversation.next().await? {
+            Reply::Draining {
+                delay_ms,
+                in_cluster,
+            } => {
+                let delay = Duration::from_millis(delay_ms);
+                println!(
+                    "the node is not ready any more; its clients are sent away {}",
+                    if delay.is_zero() {
+                        "now".into()
+                    } else {
+                        format!("in {}", delay.to_toml().trim_matches('"'))
+                    }
+                );
+                if !in_cluster {
+                    eprintln!(
+                        "rookery: this server is a single node, so its clients have nowhere else to go"
+                    );
+                }
+            }
+            Reply::Left { sessions } if said != Some(sessions) => {
+                said = Some(sessions);
+                println!("{sessions} {} left", sessions_are(sessions));
+            }
+            Reply::Left { .. } => {}
+            Reply::Drained { sessions: 0 } => {
+                println!("no session is left; the server runs until it is stopped");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Reply::Drained { sessions } => bail!(
+                "{sessions} {} left after {}; the server takes no new clients until it is started again",
+                sessions_are(sessions),
+                timeout.to_toml().trim_matches('"')
+            ),
+            other => return Err(control::unexpected(&other)),
+        }
+    }
+}
+
+fn sessions_are(count: usize) -> &'static str {
+    if count == 1 {
+        "session is"
+    } else {
+        "sessions are"
+    }
+}
