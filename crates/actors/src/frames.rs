@@ -1,5 +1,6 @@
 //! What other nodes say: frames of the bus, handed to the shards that they are for, in their order.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rookery_bus::{Frame, Inbound};
@@ -10,14 +11,16 @@ use crate::cluster::{read_all_logs, run};
 use crate::node::{NodeShared, end_sessions};
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
-use crate::shard::{Parcel, Work};
+use crate::shard::{Parcel, Shard, ShardJob, Work};
 
 pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     match inbound {
         Inbound::Frames { from, frames, done } => {
+            let mut batch = Batch::new(node);
             for frame in frames {
-                take_frame(node, from, frame).await;
+                take_frame(&mut batch, from, frame);
             }
+            batch.hand_over().await;
             drop(done);
         }
         Inbound::Gap { from } => {
@@ -28,7 +31,55 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     }
 }
 
-async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
+/// What a batch of frames brings, for each shard in the order of the frames: one message to each.
+struct Batch<'n> {
+    node: &'n Arc<NodeShared>,
+    tasks: Vec<Vec<Task>>,
+}
+
+/// What a frame is to the shard that it is for.
+enum Task {
+    Deliver(FromBus),
+    Work(Work),
+    Other(ShardJob),
+}
+
+impl<'n> Batch<'n> {
+    fn new(node: &'n Arc<NodeShared>) -> Self {
+        let tasks = node.shards().iter().map(|_| Vec::new()).collect();
+        Self { node, tasks }
+    }
+
+    fn add(&mut self, shard: usize, task: Task) {
+        self.tasks[shard].push(task);
+    }
+
+    fn run(&mut self, shard: usize, job: impl FnOnce(&Rc<Shard>) + Send + 'static) {
+        self.add(shard, Task::Other(Box::new(job)));
+    }
+
+    /// Waits while a shard's mailbox is full, which is the back-pressure on the bus.
+    async fn hand_over(self) {
+        for (index, tasks) in self.tasks.into_iter().enumerate() {
+            if tasks.is_empty() {
+                continue;
+            }
+            run(self.node, index, move |shard| {
+                for task in tasks {
+                    match task {
+                        Task::Deliver(delivery) => shard.deliver_from_bus(delivery),
+                        Task::Work(work) => shard.accept(work),
+                        Task::Other(job) => job(shard),
+                    }
+                }
+            })
+            .await;
+        }
+    }
+}
+
+fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
+    let node = batch.node;
     match frame {
         Frame::Deliver {
             stanza,
@@ -45,7 +96,7 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
                 to,
                 responsible,
             };
-            run(node, index, move |shard| shard.deliver_from_bus(delivery)).await;
+            batch.add(index, Task::Deliver(delivery));
         }
         Frame::Broadcast { stanza, to } => {
             let stanza = Arc::new(stanza);
@@ -56,7 +107,7 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
                     accepted: std::time::Instant::now(),
                     from_bus: true,
                 };
-                run(node, index, move |shard| shard.accept(work)).await;
+                batch.add(index, Task::Work(work));
             }
         }
         Frame::RosterChanged {
@@ -65,10 +116,9 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
             version,
         } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
+            batch.run(index, move |shard| {
                 shard.tell_presence_list(&account, RosterChanged { item, version });
-            })
-            .await;
+            });
         }
         Frame::BlockListChanged {
             account,
@@ -77,7 +127,7 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
             all_removed,
         } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
+            batch.run(index, move |shard| {
                 shard.tell_presence_list(
                     &account,
                     BlockListChanged {
@@ -86,17 +136,16 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
                         all_removed,
                     },
                 );
-            })
-            .await;
+            });
         }
         Frame::Evict { session, sequence } => {
             let index = node.shard_of(session.bare_str());
-            run(node, index, move |shard| shard.evict(&session, sequence)).await;
+            batch.run(index, move |shard| shard.evict(&session, sequence));
         }
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
         Frame::LogChanged { account } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| shard.read_log_again(&account)).await;
+            batch.run(index, move |shard| shard.read_log_again(&account));
         }
         Frame::Carbon {
             account,
@@ -104,20 +153,20 @@ async fn take_frame(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
             except,
         } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
+            batch.run(index, move |shard| {
                 shard.copy_from_bus(&account, stanza, &except);
-            })
-            .await;
+            });
         }
         Frame::ResumeAsk { .. }
         | Frame::ResumeTake { .. }
         | Frame::ResumeAnswer { .. }
-        | Frame::ResumeState { .. } => take_resumption(node, from, frame).await,
+        | Frame::ResumeState { .. } => take_resumption(batch, from, frame),
     }
 }
 
 /// What nodes say to move a session (`moving.rs`).
-async fn take_resumption(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
+fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
+    let node = batch.node;
     match frame {
         Frame::ResumeAsk {
             request,
@@ -126,10 +175,9 @@ async fn take_resumption(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
             h,
         } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
+            batch.run(index, move |shard| {
                 shard.offer(from, request, &account, &id, h);
-            })
-            .await;
+            });
         }
         Frame::ResumeTake {
             request,
@@ -137,10 +185,9 @@ async fn take_resumption(node: &Arc<NodeShared>, from: Epoch, frame: Frame) {
             id,
         } => {
             let index = node.shard_of(account.as_str());
-            run(node, index, move |shard| {
+            batch.run(index, move |shard| {
                 shard.give(from, request, &account, &id);
-            })
-            .await;
+            });
         }
         Frame::ResumeAnswer { request, answer } => {
             if let Some(cluster) = &node.cluster {
