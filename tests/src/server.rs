@@ -394,12 +394,7 @@ pub fn rookery() -> Command {
 
 /// The binary at a place.
 fn rookery_at(place: &Place) -> Command {
-    let test = std::env::current_exe().expect("a test is a file");
-    let beside = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests are in target/<profile>/deps");
-    let binary = beside.join("rookery");
+    let binary = std::env::var_os("ROOKERY_BINARY").map_or_else(beside, PathBuf::from);
     assert!(
         binary.exists(),
         "{} is missing: run `cargo build --workspace --all-targets` first, as tests/run does",
@@ -413,6 +408,16 @@ fn rookery_at(place: &Place) -> Command {
         }
     }
     command
+}
+
+/// The binary of the build that the test belongs to. `ROOKERY_BINARY` names another one, so that a
+/// measurement can compare two.
+fn beside() -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a file");
+    let profile = test.parent().and_then(Path::parent);
+    profile
+        .expect("tests are in target/<profile>/deps")
+        .join("rookery")
 }
 
 /// The password of an account that the harness makes.
