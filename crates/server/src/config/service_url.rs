@@ -171,7 +171,8 @@ fn split_user(rest: &str) -> Option<(&str, Option<&str>, &str)> {
 fn password_parameter(parameter: &str) -> Option<(&str, &str)> {
     parameter
         .split_once('=')
-        .filter(|(name, _)| name.to_ascii_lowercase().contains("password"))
+        // Redis by a Unix socket has `pass`.
+        .filter(|(name, _)| name.to_ascii_lowercase().contains("pass"))
 }
 
 #[cfg(test)]
