@@ -1,6 +1,7 @@
 //! What clients see of several nodes: as if they were one, also when parts of it die.
 
 mod chaos;
+mod commands;
 mod conversations;
 mod failures;
 mod log_first;

@@ -17,6 +17,7 @@
 pub mod chaos;
 pub mod client;
 pub mod cluster;
+pub mod command;
 pub mod http;
 pub mod netns;
 pub mod pattern;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::client::managed::{Broken, Refusal};
 use crate::client::{Client, Login, Registry, Security};
+use crate::command::UnderWay;
 use crate::http::{self, Response};
 use crate::place::Place;
 use crate::services::signal;
@@ -265,6 +266,13 @@ impl TestServer {
         let mut command = self.command(words[0]);
         command.args(&words[1..]).args(self.settings());
         run(command, input).await
+    }
+
+    /// Starts a subcommand of the binary on this server's data, and does not wait for it.
+    pub fn start_cli(&self, words: &[&str]) -> UnderWay {
+        let mut command = self.command(words[0]);
+        command.args(&words[1..]).args(self.settings());
+        UnderWay::start(command)
     }
 
     /// Fetches a path of the admin listener.
