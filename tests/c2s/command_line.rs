@@ -272,8 +272,6 @@ async fn sessions_are_ended() {
     let server = TestServer::start().await;
     let mut desk = server.online("ann/desk").await;
     let mut phone = server.managed_online("ann/phone").await;
-    desk.expect(available_from("ann@localhost/phone")).await;
-    phone.expect(available_from("ann@localhost/desk")).await;
     let mut ben = server.online("ben/desk").await;
 
     for nobody in ["ann@localhost/sofa", "cat@localhost", "Cat@localhost/x y"] {

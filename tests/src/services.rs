@@ -14,13 +14,21 @@ use tokio::sync::Mutex;
 use crate::eventually;
 use crate::place::Place;
 
-/// A port that was free a moment ago.
+/// A port that nobody listens on, for now. Below those that the system gives to outgoing connections, so
+/// that none of these takes it before the server that is to have it, or while that one is away; and so is
+/// the one 10,000 above it, which Redis Cluster takes as well.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    use std::hash::{BuildHasher as _, Hasher as _};
+    loop {
+        let random = std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish();
+        let port = 10_000 + u16::try_from(random % 12_000).expect("less than 12,000");
+        let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
 }
 
 /// Sends a signal by its name (`TERM`, `QUIT`, `STOP`, …) to a process.

@@ -301,21 +301,9 @@ impl Node {
         let deadline = Instant::now() + timeout;
         // Half of the time is for those who leave, half for those who are slow to come back.
         let pause = self.pause_between(timeout / 2);
-        for shard in self.shared.shards() {
-            let (done, finished) = oneshot::channel();
-            let job = Run(Box::new(move |shard: &Rc<Shard>| {
-                let shard = Rc::clone(shard);
-                actix_rt::spawn(async move {
-                    shard.let_all_leave(pause).await;
-                    // Nobody waits any more.
-                    let _ = done.send(());
-                });
-            }));
-            // Fails only if the shard is gone.
-            if shard.send(job).await.is_ok() {
-                let _ = tokio::time::timeout_at(deadline.into(), finished).await;
-            }
-        }
+        let leave = self.on_all_shards_until_done(move |shard| shard.let_all_leave(pause));
+        // Those who were not told by then are left.
+        let _ = tokio::time::timeout_at(deadline.into(), leave).await;
         self.wait_until_empty(deadline).await;
         usize::try_from(metrics::SESSIONS.get()).unwrap_or(0)
     }
@@ -366,22 +354,36 @@ impl Node {
         }
     }
 
-    async fn write_confirmations(&self) {
-        for shard in self.shared.shards() {
+    /// Runs something on all shards at the same time, and waits for it.
+    async fn on_all_shards_until_done<F: Future<Output = ()> + 'static>(
+        &self,
+        work: impl Fn(Rc<Shard>) -> F + Clone + Send + 'static,
+    ) {
+        let started = self.shared.shards().iter().map(|shard| {
             let (done, finished) = oneshot::channel();
+            let work = work.clone();
             let job = Run(Box::new(move |shard: &Rc<Shard>| {
-                let shard = Rc::clone(shard);
+                let work = work(Rc::clone(shard));
                 actix_rt::spawn(async move {
-                    shard.write_confirmations().await;
+                    work.await;
                     // Nobody waits any more.
                     let _ = done.send(());
                 });
             }));
-            if shard.send(job).await.is_ok() {
-                // Storage gives up before for ever.
-                let _ = finished.await;
+            async move {
+                // Fails only if the shard is gone.
+                if shard.send(job).await.is_ok() {
+                    let _ = finished.await;
+                }
             }
-        }
+        });
+        futures_util::future::join_all(started).await;
+    }
+
+    /// Storage gives up before for ever.
+    async fn write_confirmations(&self) {
+        self.on_all_shards_until_done(|shard| async move { shard.write_confirmations().await })
+            .await;
     }
 }
 

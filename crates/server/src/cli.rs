@@ -50,7 +50,7 @@ pub(crate) enum Command {
     },
     /// Ask the server of this configuration whether it is ready; the exit status is the answer.
     Health,
-    /// Send the clients of the running server to other nodes, before it is stopped.
+    /// Send the clients of the running server to other nodes, before it is stopped
     ///
     /// The server turns not ready (/readyz), so that load balancers send nobody here
     /// any more. After `server.drain_delay` it takes no new clients and sends those
@@ -83,7 +83,7 @@ pub(crate) enum Command {
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
-    /// Print the sessions of this node: who, since when, how, from where, what waits.
+    /// Print the sessions of this node: who, since when, how, from where, what waits
     ///
     /// SINCE is when it came to this node, in UTC. STATE is "waiting" for a session
     /// whose connection broke and that its client may resume; transport and address
@@ -95,7 +95,7 @@ pub(crate) enum SessionCommand {
         #[arg(long)]
         json: bool,
     },
-    /// End a session of this node, or all that an account has here.
+    /// End a session of this node, or all that an account has here
     ///
     /// The client is told `policy-violation`; it may log in again. The exit status is
     /// 1 if there is no such session on this node.
@@ -109,7 +109,7 @@ pub(crate) enum SessionCommand {
 /// What to do with the cluster.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Print the nodes, whether this one is cut off, and how many sessions it has.
+    /// Print the nodes, whether this one is cut off, and how many sessions it has
     ///
     /// EPOCH names one run of a node, FRAMES is the newest version in which it talks
     /// to other nodes, LEASE is its proof that it lives. The list is what this node

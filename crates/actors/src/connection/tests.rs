@@ -49,6 +49,8 @@ impl Server {
             ..Settings::default()
         };
         settings.c2s.linger = Duration::from_millis(200);
+        // Messages go from stream to stream in the turn in which they came.
+        settings.archive.enabled = false;
         change(&mut settings);
         let node = Node::start(settings, storage, None, server())
             .await

@@ -80,13 +80,14 @@ impl Desk {
         tracing::info!(?timeout, "told to drain by a command");
         let (node, readiness) = (self.node.clone(), &self.readiness);
         let mut progress = drain::start(node, readiness, self.drain_delay, timeout);
+        // Before the drain has a chance to go on: how many there were.
+        let mut now = *progress.borrow_and_update();
         let draining = Reply::Draining {
             delay_ms: u64::try_from(self.drain_delay.as_millis()).unwrap_or(u64::MAX),
             in_cluster: self.node.nodes().is_some(),
         };
         replies.send(&draining).await?;
         loop {
-            let now = *progress.borrow_and_update();
             match now {
                 Progress::Left(sessions) => replies.send(&Reply::Left { sessions }).await?,
                 Progress::Drained(sessions) => {
@@ -96,6 +97,7 @@ impl Desk {
             if let Ok(Err(_)) = tokio::time::timeout(HEARTBEAT, progress.changed()).await {
                 return Err(io::Error::other("the drain ended without a result"));
             }
+            now = *progress.borrow_and_update();
         }
     }
 
