@@ -1,6 +1,6 @@
 //! A private Redis and a private PostgreSQL on free ports: the system's own are never touched.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
