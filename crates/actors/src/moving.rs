@@ -237,20 +237,22 @@ impl Shard {
 
 /// The nodes that may have a session.
 async fn candidates(cluster: &Cluster, request: &ResumeRequest) -> Vec<Epoch> {
-    let living = cluster.directory.nodes();
     let own = cluster.epoch();
     let rows = cluster
         .directory
         .lookup(std::slice::from_ref(&request.account))
         .await;
-    // Without the directory there is still the one that made it.
+    // Without the directory there is still the one that made it; it may be long gone, so it comes last.
     let rows = rows.unwrap_or_default();
-    let mut candidates: Vec<Epoch> = maker(&request.previd).into_iter().collect();
-    for row in rows.iter().flatten() {
-        if !candidates.contains(&row.epoch) {
-            candidates.push(row.epoch);
+    let known = rows.iter().flatten().map(|row| row.epoch);
+    let mut candidates: Vec<Epoch> = Vec::new();
+    for epoch in known.chain(maker(&request.previd)) {
+        if !candidates.contains(&epoch) {
+            candidates.push(epoch);
         }
     }
+    // Also those that the look-up has just found.
+    let living = cluster.directory.nodes();
     candidates.retain(|epoch| *epoch != own && living.iter().any(|node| node.epoch == *epoch));
     candidates
 }
