@@ -29,17 +29,31 @@ impl Shard {
     /// A resource has become able to take messages. What is undelivered in its account's log is for the
     /// first such resource: if there is another one, on whichever node, it is on its way to that.
     pub(crate) async fn join_in(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
-        if let Err(error) = self.look_up(std::slice::from_ref(&account.jid)).await {
-            tracing::warn!(condition = ?error.condition, "the account's other resources are not known");
-        }
-        if self.is_first(account, resource) {
+        if self.is_first(account, resource).await {
             self.catch_up(account, resource);
         } else {
             resource.takes_messages.set(true);
         }
     }
 
-    fn is_first(&self, account: &Account, resource: &Rc<Resource>) -> bool {
+    /// The same for a session that has moved here; returns when it takes messages.
+    pub(crate) async fn join_in_now(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        resource: &Rc<Resource>,
+    ) {
+        if self.is_first(account, resource).await {
+            resource.reads_log.set(true);
+            self.read_to_the_end(account, resource).await;
+        } else {
+            resource.takes_messages.set(true);
+        }
+    }
+
+    async fn is_first(self: &Rc<Self>, account: &Account, resource: &Rc<Resource>) -> bool {
+        if let Err(error) = self.look_up(std::slice::from_ref(&account.jid)).await {
+            tracing::warn!(condition = ?error.condition, "the account's other resources are not known");
+        }
         let is_other = |other: &Rc<Resource>| {
             !Rc::ptr_eq(other, resource) && (other.takes_messages.get() || other.reads_log.get())
         };
@@ -72,16 +86,6 @@ impl Shard {
         actix_rt::spawn(async move {
             shard.read_to_the_end(&account, &resource).await;
         });
-    }
-
-    /// The same, for who waits until it is done.
-    pub(crate) async fn catch_up_now(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        resource: &Rc<Resource>,
-    ) {
-        resource.reads_log.set(true);
-        self.read_to_the_end(account, resource).await;
     }
 
     async fn read_to_the_end(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
