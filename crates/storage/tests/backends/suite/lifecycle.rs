@@ -92,19 +92,19 @@ pub(crate) async fn a_full_queue_makes_callers_wait_and_then_fail(place: Place) 
     let storage = place.open_with(options).await;
     let (ann, contact) = (bare("ann@localhost"), bare("c@d"));
     let (release, released) = mpsc::channel::<()>();
-    let (begin, began) = tokio::sync::oneshot::channel();
+    let (holds, is_held) = tokio::sync::oneshot::channel();
     // Holds up the storage's own thread from within a transaction.
     let slow = storage.update_roster(
         &ann,
         &contact,
         Box::new(move |_| {
-            let _: Result<(), _> = begin.send(());
+            let _: Result<(), _> = holds.send(());
             let _: Result<(), _> = released.recv();
             RosterDecision::Keep
         }),
     );
     let others = async {
-        began.await.expect("the slow one holds what there is");
+        is_held.await.expect("the slow one holds what there is");
         let results = join_all((0..10).map(|_| storage.set_vcard(&ann, "<vCard/>"))).await;
         drop(release);
         results
