@@ -123,8 +123,9 @@ async fn befriend(client: &tokio_postgres::Client, storm: &Storm) {
         .expect("contacts");
     client
         .batch_execute(
-            "INSERT INTO roster (account, version, forgotten)
-                 SELECT DISTINCT account, 1, 0 FROM roster_item;
+            "INSERT INTO roster (account, version, forgotten) SELECT id, 1, 0 FROM account;
+             INSERT INTO log (account, last, delivered, undelivered)
+                 SELECT id, 0, 0, 0 FROM account;
              ANALYZE",
         )
         .await
