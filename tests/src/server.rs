@@ -325,9 +325,26 @@ impl TestServer {
 
     /// Its memory in KiB: what is resident.
     pub fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory in KiB that was resident since its start, or since [`Self::forget_peak`].
+    pub fn peak_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// What is resident now counts as the most that there was.
+    pub fn forget_peak(&self) {
+        let pid = self.process.as_ref().expect("the server runs").id();
+        // proc_pid_clear_refs(5): 5 resets the peak.
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("it is our child");
+    }
+
+    /// A line of `/proc/PID/status` that holds a number.
+    fn status(&self, name: &str) -> u64 {
         let pid = self.process.as_ref().expect("the server runs").id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let words = line
             .expect("a process has memory")
             .split_whitespace()

@@ -234,6 +234,25 @@ impl Wire {
         within("room to send", sent).await
     }
 
+    /// Sends bytes over TCP and reads what comes meanwhile, so that neither side waits for the other;
+    /// returns what came. Waits without a deadline. Ends early if the server ends the connection.
+    pub async fn send_reading(&mut self, mut bytes: &[u8]) -> Vec<Event> {
+        let Transport::Tcp(tcp) = &mut self.transport else {
+            panic!("only over TCP")
+        };
+        let (mut from, mut to) = tcp.split();
+        while !bytes.is_empty() && !self.eof {
+            tokio::select! {
+                written = to.write(bytes) => match written {
+                    Ok(length) => bytes = &bytes[length..],
+                    Err(_) => self.eof = true,
+                },
+                eof = read(&mut from, &mut self.buffer) => self.eof = eof,
+            }
+        }
+        std::iter::from_fn(|| self.take_event()).collect()
+    }
+
     /// Sends a WebSocket message of any kind.
     pub async fn send_message(&mut self, message: Message) {
         let Transport::WebSocket(websocket) = &mut self.transport else {
