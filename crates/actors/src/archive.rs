@@ -81,10 +81,15 @@ async fn query(session: &Rc<Session>, stanza: &Stanza) -> Result<Element, Stanza
         .storage
         .archive(&session.account.jid, &for_storage(&wanted, max))
         .await;
-    let page = match found.map_err(|e| reply::storage_error(&e))? {
+    let mut page = match found.map_err(|e| reply::storage_error(&e))? {
         ArchiveAnswer::Page(page) => page,
         ArchiveAnswer::NotFound => return Err(Condition::ItemNotFound.into()),
     };
+    shorten(
+        &mut page,
+        wanted.page,
+        node.settings.sessions.outbox_bytes / 4,
+    );
     let ends = page.entries.first().zip(page.entries.last());
     let fin = mam::Fin {
         ends: ends.map(|(first, last)| (first.id.0, last.id.0)),
@@ -93,12 +98,39 @@ async fn query(session: &Rc<Session>, stanza: &Stanza) -> Result<Element, Stanza
         complete: page.complete,
         stable: true,
     };
-    send(session, &wanted, page).await;
+    send(session, &wanted, page);
     Ok(fin.to_element())
 }
 
-/// Sends the messages of a page, as fast as the client takes them.
-async fn send(session: &Rc<Session>, query: &mam::Query, page: ArchivePage) {
+/// A page that is longer than this in bytes ends earlier, so that it fits into the outbox; the client
+/// asks for the rest as for any next page.
+fn shorten(page: &mut ArchivePage, which: mam::Page, max_bytes: usize) {
+    let mut bytes = 0;
+    let mut fits = |entry: &Entry| {
+        bytes += entry.stanza.len();
+        bytes <= max_bytes
+    };
+    let entries = &mut page.entries;
+    let count = match which {
+        mam::Page::First | mam::Page::After(_) => entries.iter().take_while(|e| fits(e)).count(),
+        mam::Page::Last | mam::Page::Before(_) => {
+            entries.iter().rev().take_while(|e| fits(e)).count()
+        }
+    };
+    let count = count.max(1);
+    if count >= entries.len() {
+        return;
+    }
+    page.complete = false;
+    match which {
+        mam::Page::First | mam::Page::After(_) => entries.truncate(count),
+        mam::Page::Last | mam::Page::Before(_) => drop(entries.drain(..entries.len() - count)),
+    }
+    page.index = None;
+}
+
+/// Sends the messages of a page.
+fn send(session: &Rc<Session>, query: &mam::Query, page: ArchivePage) {
     let mut entries = page.entries;
     if query.flip {
         entries.reverse();
@@ -115,7 +147,6 @@ async fn send(session: &Rc<Session>, query: &mam::Query, page: ArchivePage) {
                 tracing::error!(account = %session.account.jid, %id, "an archived message is unreadable");
             }
         }
-        session.resource.outbox.room().await;
     }
 }
 

@@ -36,20 +36,6 @@ impl Shard {
         }
     }
 
-    /// The same for a session that has moved here; returns when it takes messages.
-    pub(crate) async fn join_in_now(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        resource: &Rc<Resource>,
-    ) {
-        if self.is_first(account, resource).await {
-            resource.reads_log.set(true);
-            self.read_to_the_end(account, resource).await;
-        } else {
-            resource.takes_messages.set(true);
-        }
-    }
-
     async fn is_first(self: &Rc<Self>, account: &Account, resource: &Rc<Resource>) -> bool {
         if let Err(error) = self.look_up(std::slice::from_ref(&account.jid)).await {
             tracing::warn!(condition = ?error.condition, "the account's other resources are not known");

@@ -229,7 +229,7 @@ impl Shard {
         }
         if resource.is_available() && resource.priority.get() >= 0 {
             // What was committed while it moved comes before what waits here.
-            self.join_in_now(&account, &resource).await;
+            self.join_in(&account, &resource).await;
         }
         bound
     }

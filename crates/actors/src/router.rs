@@ -353,6 +353,8 @@ impl Shard {
     /// Ends work that cannot be delivered for a reason of ours.
     fn give_up(self: &Rc<Self>, work: Work, error: &StanzaError) {
         match work {
+            // It is in the log, where its recipient finds it.
+            Work::Route(parcel) if parcel.entry.is_some() => {}
             Work::Route(parcel) => self.bounce(parcel, error),
             Work::Broadcast { .. } | Work::Probe { .. } | Work::Copy { .. } => {}
         }
