@@ -337,10 +337,20 @@ async fn register(session: &Rc<Session>, parcel: Parcel) -> Option<StreamError> 
             node::end_sessions(node, &session.account.jid);
             if let Some(cluster) = &node.cluster {
                 let account = session.account.jid.clone();
-                cluster.tell_all(&Frame::AccountChanged {
+                // Also those that joined a moment ago: the directory names them with their sessions.
+                let rows = cluster
+                    .directory
+                    .lookup(std::slice::from_ref(&account))
+                    .await;
+                let own = cluster.epoch();
+                let rows = rows.iter().flatten().flatten();
+                let nodes: Vec<_> = rows.map(|row| row.epoch).filter(|e| *e != own).collect();
+                let changed = Frame::AccountChanged {
                     account,
                     removed: true,
-                });
+                };
+                cluster.tell(nodes, &changed);
+                cluster.tell_all(&changed);
             }
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
