@@ -211,6 +211,19 @@ impl Connection {
         }
     }
 
+    /// Tells a new transport stream that too many others want to log in, as far as that can be done at once.
+    pub(crate) fn turn_away(shard: &Shard, accepted: &Accepted) {
+        match accepted {
+            // Behind a proxy its header would have to be read first.
+            Accepted::Tcp {
+                socket, direct_tls, ..
+            } if !shard.node().settings.c2s.proxy_protocol => {
+                refuse(shard, socket, *direct_tls, Refusal::TooMany);
+            }
+            Accepted::Tcp { .. } | Accepted::WebSocket { .. } => count_refusal(Refusal::TooMany),
+        }
+    }
+
     fn accept_tcp(
         shard: Rc<Shard>,
         socket: std::net::TcpStream,

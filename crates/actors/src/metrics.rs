@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
-    register_histogram, register_histogram_vec, register_int_counter_vec, register_int_gauge,
-    register_int_gauge_vec,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    exponential_buckets, register_gauge, register_histogram, register_histogram_vec,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 use rookery_proto::stanza::Kind;
@@ -40,6 +40,24 @@ pub(crate) static STREAMS_ACCEPTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
         "rookery_streams_accepted_total",
         "Transport streams that were let in.",
         &["transport"]
+    )
+    .expect("registered once")
+});
+
+/// New connections that wait for their turn.
+pub(crate) static NEWCOMERS_WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "rookery_newcomers_waiting",
+        "New connections that wait for their turn."
+    )
+    .expect("registered once")
+});
+
+/// The pace at which new connections get their turn.
+pub(crate) static NEWCOMERS_PACE: LazyLock<Gauge> = LazyLock::new(|| {
+    register_gauge!(
+        "rookery_newcomers_per_second_limit",
+        "How many new connections get their turn in a second while others wait."
     )
     .expect("registered once")
 });
@@ -146,6 +164,8 @@ fn init_streams() {
     ] {
         STREAMS_REFUSED.with_label_values(&[reason]);
     }
+    LazyLock::force(&NEWCOMERS_WAITING);
+    LazyLock::force(&NEWCOMERS_PACE);
     LazyLock::force(&STREAM_ERRORS);
     LazyLock::force(&BYTES_IN);
     LazyLock::force(&BYTES_OUT);

@@ -26,6 +26,7 @@ use crate::connection::Accepted;
 use crate::log_queue::LogLoad;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
+use crate::turnstile::{Entry, Turnstile};
 use crate::user_session::Leave;
 use crate::{metrics, reply};
 
@@ -42,6 +43,8 @@ pub struct NodeShared {
     pub tls: Arc<rustls::ServerConfig>,
     /// Limits on streams and logins.
     pub admission: Admission,
+    /// What new connections pass.
+    pub(crate) turnstile: Turnstile<Accepted>,
     /// The other nodes; `None` on a single node.
     pub cluster: Option<Cluster>,
     /// Messages that wait to be committed.
@@ -51,6 +54,8 @@ pub struct NodeShared {
     /// When the node started.
     pub started: Instant,
     shards: OnceLock<Vec<Addr<ShardActor>>>,
+    /// Which shard gets the next connection.
+    next: AtomicUsize,
     random: SystemRandom,
 }
 
@@ -167,6 +172,17 @@ impl NodeShared {
         Ok(rows.iter().flatten().any(|row| row.available))
     }
 
+    /// Gives a connection to an arbiter, the next one to the next.
+    fn hand_over(&self, connection: Accept) {
+        let shards = self.shards();
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % shards.len();
+        if shards[index].try_send(connection).is_err() {
+            metrics::MAILBOX_OVERFLOWS
+                .with_label_values(&["accept"])
+                .inc();
+        }
+    }
+
     /// Whether this node serves a domain.
     pub fn serves(&self, domain: &str) -> bool {
         self.settings.domains.iter().any(|d| **d == *domain)
@@ -177,7 +193,6 @@ impl NodeShared {
 pub struct Node {
     shared: Arc<NodeShared>,
     arbiters: Vec<Arbiter>,
-    next: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -208,6 +223,7 @@ impl Node {
         let workers = settings.workers.max(1);
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
+            turnstile: Turnstile::new(settings.c2s.max_unauthenticated),
             cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
             settings,
             storage,
@@ -216,6 +232,7 @@ impl Node {
             salt_key,
             started: Instant::now(),
             shards: OnceLock::new(),
+            next: AtomicUsize::new(0),
             random: SystemRandom::new(),
         });
         let mut arbiters = Vec::with_capacity(workers);
@@ -238,10 +255,16 @@ impl Node {
             cluster::start(&shared);
         }
         archive::start_expiry(&shared);
+        let door = Arc::clone(&shared);
+        actix_rt::spawn(async move {
+            let node = &door;
+            node.turnstile
+                .turn(|accepted| node.hand_over(Accept::Welcome(accepted)))
+                .await;
+        });
         Ok(Self {
             shared,
             arbiters,
-            next: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         })
     }
@@ -258,12 +281,10 @@ impl Node {
                 .inc();
             return;
         }
-        let shards = self.shared.shards();
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % shards.len();
-        if shards[index].try_send(Accept(accepted)).is_err() {
-            metrics::MAILBOX_OVERFLOWS
-                .with_label_values(&["accept"])
-                .inc();
+        match self.shared.turnstile.enter(accepted) {
+            Entry::Free(accepted) => self.shared.hand_over(Accept::Welcome(accepted)),
+            Entry::Waits => {}
+            Entry::Full(accepted) => self.shared.hand_over(Accept::TooMany(accepted)),
         }
     }
 
@@ -295,6 +316,7 @@ impl Node {
     /// Returns when no session is left, or after `timeout`, with the number of those that are.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.stopping.store(true, Ordering::Relaxed);
+        self.shared.turnstile.close();
         let deadline = Instant::now() + timeout;
         // Half of the time is for those who leave, half for those who are slow to come back.
         let pause = self.pause_between(timeout / 2);
@@ -324,6 +346,7 @@ impl Node {
     /// can be resumed get half of that time to go on elsewhere.
     pub async fn shutdown(&self, timeout: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.shared.turnstile.close();
         if self.shared.cluster.is_some() {
             self.drain(timeout / 2).await;
         }

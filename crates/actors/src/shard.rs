@@ -42,6 +42,8 @@ use crate::{metrics, reply};
 const MAILBOX_BATCHES: usize = 256;
 /// Units of work for another shard above which sessions stop reading.
 const MAX_OUTGOING: usize = 8192;
+/// One of so many messages shows how long they take while nothing is the matter.
+const SAMPLED: u32 = 16;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
@@ -185,6 +187,8 @@ pub struct Shard {
     outgoing: Vec<ForShard>,
     room: Notify,
     next_id: Cell<u64>,
+    /// Messages that were handed to sockets.
+    delivered: Cell<u32>,
     /// All connections of this arbiter, for the end of the node; those that are gone are taken out
     /// when the list has doubled.
     connections: RefCell<Vec<WeakAddr<Connection>>>,
@@ -239,6 +243,7 @@ impl Shard {
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             room: Notify::new(),
             next_id: Cell::new(0),
+            delivered: Cell::new(0),
             connections: RefCell::default(),
         }
     }
@@ -558,6 +563,17 @@ impl Shard {
         }
     }
 
+    /// A message was handed to a client's socket: how long it took matters to newcomers, if there are
+    /// any, and otherwise now and then.
+    pub(crate) fn message_delivered(&self, outgoing: &Outgoing) {
+        let turnstile = &self.node.turnstile;
+        let delivered = self.delivered.get().wrapping_add(1);
+        self.delivered.set(delivered);
+        if turnstile.is_crowded() || delivered.is_multiple_of(SAMPLED) {
+            turnstile.delivered(outgoing.accepted.elapsed());
+        }
+    }
+
     /// Whether [`room`](Self::room) would wait.
     pub(crate) fn is_behind(&self) -> bool {
         self.node.log_load.is_high()
@@ -626,13 +642,21 @@ impl Actor for ShardActor {
 /// A new transport stream.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Accept(pub Accepted);
+pub(crate) enum Accept {
+    /// It may negotiate.
+    Welcome(Accepted),
+    /// Too many others wait for that.
+    TooMany(Accepted),
+}
 
 impl Handler<Accept> for ShardActor {
     type Result = ();
 
-    fn handle(&mut self, Accept(accepted): Accept, _: &mut Self::Context) {
-        Connection::accept(accepted);
+    fn handle(&mut self, accept: Accept, _: &mut Self::Context) {
+        match accept {
+            Accept::Welcome(accepted) => Connection::accept(accepted),
+            Accept::TooMany(accepted) => Connection::turn_away(&self.shard, &accepted),
+        }
     }
 }
 
