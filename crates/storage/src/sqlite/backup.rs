@@ -107,7 +107,10 @@ pub fn restore(
     let checked =
         check(&partial.path, "integrity_check").map_err(|error| wrong(backup, error.reason))?;
     let kept = keep(database)?;
-    fs::rename(&partial.path, database).map_err(|error| wrong(database, error))?;
+    if let Err(error) = fs::rename(&partial.path, database) {
+        put_back(database, kept.as_deref())?;
+        return Err(wrong(database, error));
+    }
     sync_directory(database)?;
     match connection::open_writing(database) {
         Ok(db) => drop(db),
@@ -246,27 +249,31 @@ fn keep(database: &Path) -> Result<Option<PathBuf>, BackupError> {
             row.get::<_, String>(0)
         })
     });
-    match alone {
-        Ok(_) => {}
-        Err(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                return Err(wrong(database, "another process uses it; stop it first"));
-            }
-            // Damaged, perhaps that is why a backup is wanted. It is kept as it is.
-            _ => {
-                for suffix in ["-wal", "-shm", "-journal"] {
-                    let companion = suffixed(database, suffix);
-                    if companion.exists() {
-                        fs::rename(&companion, suffixed(&kept, suffix))
-                            .map_err(|error| wrong(&companion, error))?;
-                    }
-                }
-            }
-        },
-    }
+    let is_damaged = match alone {
+        Ok(mode) if mode != "wal" => false,
+        Err(error)
+            if !matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+            ) =>
+        {
+            true
+        }
+        _ => return Err(wrong(database, "another process uses it; stop it first")),
+    };
     fs::hard_link(database, &kept)
         .or_else(|_| fs::copy(database, &kept).map(drop))
         .map_err(|error| wrong(&kept, error))?;
+    // Perhaps that is why a backup is wanted. It is kept as it is.
+    if is_damaged {
+        for suffix in ["-wal", "-shm", "-journal"] {
+            let companion = suffixed(database, suffix);
+            if companion.exists() {
+                fs::rename(&companion, suffixed(&kept, suffix))
+                    .map_err(|error| wrong(&companion, error))?;
+            }
+        }
+    }
     Ok(Some(kept))
 }
 
