@@ -113,6 +113,7 @@ async fn fill(server: &TestServer) {
     bob.send(unavailable().with_child(text("status", CLIENT, "gone fishing")))
         .await;
     ann.expect(unavailable_from("bob@localhost/phone")).await;
+    bob.expect(unavailable_from("bob@localhost/phone")).await;
     bob.close().await;
     for body in ["are you there?", "a < b\nand more"] {
         ann.send(chat_to("bob@localhost", body)).await;
@@ -269,6 +270,7 @@ async fn an_account_is_exported_with_its_sessions_and_last_activity() {
     let mut ann = server.online("ann/desk").await;
     ann.send(unavailable().with_child(text("status", CLIENT, "gone fishing")))
         .await;
+    ann.expect(unavailable_from("ann@localhost/desk")).await;
     let export = ["user", "export", "ann@localhost", "-"];
     rookery_tests::eventually("the last activity to be stored", || async {
         done(&server.cli(&export).await).contains(">gone fishing</last>")
@@ -446,7 +448,7 @@ async fn a_file_that_is_wrong_changes_nothing_and_the_place_is_told() {
             "keys",
             "<user name='ann'><scram-credentials xmlns='urn:xmpp:pie:0#scram' \
              mechanism='SCRAM-SHA-1'/></user>",
-            "keys for SCRAM-SHA-1 without <salt/>",
+            "keys for SCRAM-SHA-1 without <iter-count/>",
         ),
         (
             "password",
@@ -655,6 +657,25 @@ async fn accounts_that_exist_are_refused_skipped_or_replaced() {
     assert_eq!(roster.len(), 1);
     assert_eq!(roster[0].attr("jid"), Some("new@localhost"));
     ann.close().await;
+}
+
+/// A killed import leaves an account that nobody can log in to; the next one removes it.
+#[tokio::test]
+async fn what_an_interrupted_import_left_is_removed() {
+    let server = TestServer::start().await;
+    let left = "0123456789abcdef@import.invalid";
+    let served = r#"server.domains=["import.invalid"]"#;
+    let add = ["user", "add", left, "--password-stdin", "--set", served];
+    done(&server.cli_with_input(&add, "x y z").await);
+    let file = document("<user name='ann' password='x y z'/>");
+    let file = write(&server, "accounts.xml", &file);
+    done(&server.cli(&["import", &file]).await);
+    let exists = server.cli(&["user", "exists", left]).await;
+    assert_eq!(exists.status.code(), Some(1), "{exists:?}");
+    assert_eq!(
+        done(&server.cli(&["user", "list"]).await),
+        "ann@localhost\n"
+    );
 }
 
 #[tokio::test]

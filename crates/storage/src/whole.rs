@@ -18,6 +18,7 @@ pub struct WholeAccount {
     pub jid: BareJid,
     /// The account whose log becomes this one's, and which is no more then: appending to it before, a
     /// log of any length is written without anybody seeing a part of it. Nothing but its log is kept.
+    /// Its address must not be used again: who appended to it may still take it for this account.
     pub log_of: Option<BareJid>,
     /// The keys that a login is checked against.
     pub credentials: Credentials,
