@@ -63,7 +63,10 @@ async fn a_backup_of_a_running_server_is_restored_elsewhere() {
     other.knows_user("bob");
     let mut bob = other.bound("bob/phone").await;
     let archive = bob.whole_archive(&Query::new(), 50).await;
-    let bodies: Vec<String> = archive.iter().map(|message| message.body()).collect();
+    let bodies: Vec<String> = archive
+        .iter()
+        .map(rookery_tests::archive::Archived::body)
+        .collect();
     assert!(bodies.len() >= 100, "{}", bodies.len());
     let all: Vec<String> = (0..bodies.len()).map(|number| number.to_string()).collect();
     assert_eq!(bodies, all);

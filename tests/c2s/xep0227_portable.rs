@@ -486,6 +486,12 @@ async fn a_file_that_is_wrong_changes_nothing_and_the_place_is_told() {
             "{complaint}"
         );
     }
+    is_empty(&server).await;
+}
+
+#[tokio::test]
+async fn what_is_no_such_file_changes_nothing() {
+    let server = TestServer::start().await;
     for (name, text, expected) in [
         (
             "laughs",
@@ -664,8 +670,8 @@ async fn accounts_that_exist_are_refused_skipped_or_replaced() {
 async fn what_an_interrupted_import_left_is_removed() {
     let server = TestServer::start().await;
     let left = "0123456789abcdef@import.invalid";
-    let served = r#"server.domains=["import.invalid"]"#;
-    let add = ["user", "add", left, "--password-stdin", "--set", served];
+    let domains = r#"server.domains=["import.invalid"]"#;
+    let add = ["user", "add", left, "--password-stdin", "--set", domains];
     done(&server.cli_with_input(&add, "x y z").await);
     let file = document("<user name='ann' password='x y z'/>");
     let file = write(&server, "accounts.xml", &file);

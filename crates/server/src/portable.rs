@@ -7,6 +7,9 @@ pub(crate) mod export;
 pub(crate) mod import;
 
 mod draft;
+mod merged;
+mod problems;
+mod reading;
 mod report;
 mod spool;
 mod walk;

@@ -87,10 +87,10 @@ pub struct Skipped {
 pub struct DocumentReader<R> {
     source: R,
     /// Of the next octet.
-    place: Place,
+    here: Place,
     /// The piece that was read last, and where it begins.
     token: Vec<u8>,
-    token_place: Place,
+    place: Place,
     open: Vec<Open>,
     /// Prefixes in scope, the default namespace's is empty; of two that are equal the later counts.
     bindings: Vec<(Box<str>, Box<str>)>,
@@ -141,9 +141,9 @@ impl<R: BufRead> DocumentReader<R> {
         let start = Place { line: 1, column: 1 };
         Self {
             source,
-            place: start,
+            here: start,
             token: Vec::new(),
-            token_place: start,
+            place: start,
             open: Vec::new(),
             bindings: Vec::new(),
             empty: false,
@@ -154,14 +154,14 @@ impl<R: BufRead> DocumentReader<R> {
 
     /// Where the piece begins that was told last.
     pub fn place(&self) -> Place {
-        self.token_place
+        self.place
     }
 
     /// Goes on to the next tag.
     ///
     /// # Errors
     /// What is wrong with the document up to there.
-    pub fn next(&mut self) -> Result<Piece, DocumentError> {
+    pub fn next_piece(&mut self) -> Result<Piece, DocumentError> {
         if self.empty {
             self.empty = false;
             self.close();
@@ -202,13 +202,13 @@ impl<R: BufRead> DocumentReader<R> {
         }
     }
 
-    /// The element that [`Self::next`] has told the start of, with all that is in it. It has ended
+    /// The element that [`Self::next_piece`] has told the start of, with all that is in it. It has ended
     /// then.
     ///
     /// # Errors
     /// What is wrong with it; also if it has more than `max` octets. The place is that of its start.
     pub fn rest(&mut self, max: usize) -> Result<Element, DocumentError> {
-        let place = self.token_place;
+        let place = self.place;
         let at_start = |error: DocumentError| match error.reason {
             Reason::Io(_) | Reason::Truncated => error,
             reason => DocumentError { place, reason },
@@ -233,7 +233,7 @@ impl<R: BufRead> DocumentReader<R> {
                 }
             }
         }
-        self.token_place = place;
+        self.place = place;
         if let Some(open) = self.open.pop() {
             self.bindings.truncate(open.bindings);
         }
@@ -243,7 +243,7 @@ impl<R: BufRead> DocumentReader<R> {
         Ok(element)
     }
 
-    /// Passes over the element that [`Self::next`] has told the start of. What is in it is not
+    /// Passes over the element that [`Self::next_piece`] has told the start of. What is in it is not
     /// checked.
     ///
     /// # Errors
@@ -353,7 +353,7 @@ impl<R: BufRead> DocumentReader<R> {
 
     fn error(&self, reason: impl Into<Reason>) -> DocumentError {
         DocumentError {
-            place: self.token_place,
+            place: self.place,
             reason: reason.into(),
         }
     }
@@ -365,7 +365,7 @@ impl<R: BufRead> DocumentReader<R> {
         if !self.begun {
             self.skip_byte_order_mark()?;
         }
-        self.token_place = self.place;
+        self.place = self.here;
         match self.peek()? {
             None => return Ok(Token::Nothing),
             Some(b'<') => {}
@@ -378,7 +378,7 @@ impl<R: BufRead> DocumentReader<R> {
         self.begun = true;
         let tags = match keep {
             Keep::Tags => Keep::UpTo(MAX_TAG),
-            other => other,
+            up_to @ Keep::UpTo(_) => up_to,
         };
         self.take_one(tags)?;
         match self.peek()? {
@@ -430,7 +430,7 @@ impl<R: BufRead> DocumentReader<R> {
         let mut parser = ElementParser::Outside;
         let mut last = b'<';
         loop {
-            let place = self.place;
+            let place = self.here;
             let chunk = self.source.fill_buf().map_err(|e| unreadable(place, e))?;
             let Some(end) = chunk.last() else {
                 return Err(self.error(Reason::Truncated));
@@ -452,7 +452,7 @@ impl<R: BufRead> DocumentReader<R> {
 
     fn take_text(&mut self, keep: Keep) -> Result<(), DocumentError> {
         loop {
-            let place = self.place;
+            let place = self.here;
             let chunk = self.source.fill_buf().map_err(|e| unreadable(place, e))?;
             let (length, is_end) = match memchr::memchr(b'<', chunk) {
                 Some(length) => (length, true),
@@ -483,7 +483,7 @@ impl<R: BufRead> DocumentReader<R> {
     }
 
     fn peek(&mut self) -> Result<Option<u8>, DocumentError> {
-        let place = self.place;
+        let place = self.here;
         let chunk = self.source.fill_buf().map_err(|e| unreadable(place, e))?;
         Ok(chunk.first().copied())
     }
@@ -494,20 +494,20 @@ impl<R: BufRead> DocumentReader<R> {
 
     /// Takes octets that the source's buffer holds.
     fn take(&mut self, length: usize, keep: Keep) -> Result<(), DocumentError> {
-        let place = self.place;
+        let place = self.here;
         let chunk = self.source.fill_buf().map_err(|e| unreadable(place, e))?;
         for byte in &chunk[..length] {
             if *byte == b'\n' {
-                self.place.line += 1;
-                self.place.column = 1;
+                self.here.line += 1;
+                self.here.column = 1;
             } else if byte & 0xC0 != 0x80 {
-                self.place.column += 1;
+                self.here.column += 1;
             }
         }
         if let Keep::UpTo(max) = keep {
             if self.token.len() + length > max {
                 return Err(DocumentError {
-                    place: self.token_place,
+                    place: self.place,
                     reason: Reason::TooLarge(max),
                 });
             }
@@ -559,7 +559,7 @@ mod tests {
     fn wrong(text: &str) -> String {
         let mut reader = reader(text);
         loop {
-            match reader.next() {
+            match reader.next_piece() {
                 Ok(Piece::Done) => panic!("{text} was read"),
                 Ok(_) => {}
                 Err(error) => return error.to_string(),
@@ -574,35 +574,35 @@ mod tests {
     #[test]
     fn a_document_is_told_tag_by_tag() {
         let mut reader = reader(SAMPLE);
-        let a = start_of(reader.next().unwrap());
+        let a = start_of(reader.next_piece().unwrap());
         assert!(a.is("a", "x"));
         assert_eq!(reader.place(), Place { line: 3, column: 1 });
-        let b = start_of(reader.next().unwrap());
+        let b = start_of(reader.next_piece().unwrap());
         assert!(b.is("b", "y"));
         assert_eq!(b.attr("c"), Some("1 & 2"));
         assert_eq!(reader.place(), Place { line: 4, column: 3 });
-        assert_eq!(reader.next().unwrap(), Piece::End);
-        start_of(reader.next().unwrap());
+        assert_eq!(reader.next_piece().unwrap(), Piece::End);
+        start_of(reader.next_piece().unwrap());
         let d = reader.rest(1000).unwrap();
         assert_eq!(d.to_xml("x"), "<d><e>t&lt;</e></d>");
-        start_of(reader.next().unwrap());
+        start_of(reader.next_piece().unwrap());
         let skipped = reader.skip().unwrap();
         assert_eq!((skipped.children, skipped.grandchildren), (2, 1));
-        assert_eq!(reader.next().unwrap(), Piece::End);
-        assert_eq!(reader.next().unwrap(), Piece::Done);
-        assert_eq!(reader.next().unwrap(), Piece::Done);
+        assert_eq!(reader.next_piece().unwrap(), Piece::End);
+        assert_eq!(reader.next_piece().unwrap(), Piece::Done);
+        assert_eq!(reader.next_piece().unwrap(), Piece::Done);
     }
 
     #[test]
     fn prefixes_from_outside_hold_inside() {
         let mut reader = reader("<p:a xmlns:p='x' xmlns='z'><b><p:c/></b></p:a>");
-        start_of(reader.next().unwrap());
-        start_of(reader.next().unwrap());
+        start_of(reader.next_piece().unwrap());
+        start_of(reader.next_piece().unwrap());
         let b = reader.rest(1000).unwrap();
         assert!(b.is("b", "z"));
         assert!(b.child("c", "x").is_some());
-        assert_eq!(reader.next().unwrap(), Piece::End);
-        assert_eq!(reader.next().unwrap(), Piece::Done);
+        assert_eq!(reader.next_piece().unwrap(), Piece::End);
+        assert_eq!(reader.next_piece().unwrap(), Piece::Done);
     }
 
     #[test]
@@ -648,8 +648,8 @@ mod tests {
             "line 1, column 22: restricted XML: document type declaration"
         );
         let mut inside = reader("<a>\n<b>&l;</b></a>");
-        inside.next().unwrap();
-        inside.next().unwrap();
+        inside.next_piece().unwrap();
+        inside.next_piece().unwrap();
         assert_eq!(
             inside.rest(1000).unwrap_err().to_string(),
             "line 2, column 1: restricted XML: entity reference"
@@ -659,8 +659,8 @@ mod tests {
     #[test]
     fn an_element_has_a_largest_size() {
         let mut reader = reader("<a><b>0123456789</b></a>");
-        reader.next().unwrap();
-        reader.next().unwrap();
+        reader.next_piece().unwrap();
+        reader.next_piece().unwrap();
         let error = reader.rest(10).unwrap_err();
         assert!(matches!(error.reason, Reason::TooLarge(10)), "{error}");
     }
@@ -673,11 +673,11 @@ mod tests {
         let end = "</b></a>".as_bytes();
         let source = BufReader::new(begin.chain(middle).chain(end));
         let mut reader = DocumentReader::new(source);
-        reader.next().unwrap();
-        reader.next().unwrap();
+        reader.next_piece().unwrap();
+        reader.next_piece().unwrap();
         reader.skip().unwrap();
         assert!(reader.token.capacity() < 1000);
-        assert_eq!(reader.next().unwrap(), Piece::End);
+        assert_eq!(reader.next_piece().unwrap(), Piece::End);
     }
 
     proptest! {
@@ -687,8 +687,8 @@ mod tests {
             let mut whole = reader(SAMPLE);
             let mut cut = DocumentReader::new(BufReader::with_capacity(size, SAMPLE.as_bytes()));
             loop {
-                let piece = whole.next().unwrap();
-                prop_assert_eq!(&cut.next().unwrap(), &piece);
+                let piece = whole.next_piece().unwrap();
+                prop_assert_eq!(&cut.next_piece().unwrap(), &piece);
                 prop_assert_eq!(cut.place(), whole.place());
                 match piece {
                     Piece::Start(element) if element.name() == "d" => {
@@ -703,7 +703,7 @@ mod tests {
         #[test]
         fn any_input_is_read_or_refused(text in "[<>/a-c='\"! &;\\[\\]-]{0,60}") {
             let mut reader = reader(&text);
-            while let Ok(piece) = reader.next() {
+            while let Ok(piece) = reader.next_piece() {
                 if piece == Piece::Done {
                     break;
                 }

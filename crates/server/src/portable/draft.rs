@@ -32,10 +32,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Nothing but address and password.
-    ///
-    /// # Errors
-    /// If the password cannot be one.
+    /// Nothing but address and password; also what is wrong with the password, which is left out then.
     pub(crate) fn new(jid: BareJid, password: Option<String>) -> (Self, Result<(), Invalid>) {
         let fits = match &password {
             Some(password) => prepare(password)

@@ -9,25 +9,25 @@
 //! account's offline messages, and 8 octets for each account of the file.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::iter::Peekable;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rookery_features::password::{Password, SALT_LEN, derive_credentials};
-use rookery_features::xep0227_portable::{self as portable, LeftOut, Logged};
+use rookery_features::xep0227_portable::Logged;
 use rookery_proto::credentials::{Credentials, ScramKeys};
 use rookery_proto::jid::BareJid;
 use rookery_storage::{LogCopy, NewMessage, Pending, Storage, WholeAccount};
 
 use super::draft::Draft;
+use super::merged::Merged;
+use super::problems::Problems;
+use super::reading::{Found, Kind, Reading};
 use super::report::{Counts, Report};
 use super::spool::Spool;
-use super::walk::{Next, Unreadable, Walk};
+use super::walk::Unreadable;
 
 /// Accounts that are written in one transaction.
 const GROUP: usize = 100;
@@ -35,9 +35,6 @@ const GROUP: usize = 100;
 /// Messages that are written in one transaction, and about how many octets they have.
 const MESSAGES: usize = 250;
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-
-/// Problems that are told one by one.
-const MAX_PROBLEMS: usize = 100;
 
 /// The domain of accounts that are being written. No client can ask for it (RFC 2606 §2).
 const UNFINISHED: &str = "import.invalid";
@@ -77,68 +74,6 @@ pub(crate) enum Event<'e> {
     Written(u64),
     /// An account that was there is replaced: its sessions are to be ended.
     Replaced(&'e BareJid),
-}
-
-/// Something that is wrong in a file that can be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
-    /// File, line and column.
-    pub(crate) place: String,
-    /// In whose data.
-    pub(crate) account: Option<BareJid>,
-    /// What is wrong.
-    pub(crate) reason: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.place)?;
-        if let Some(account) = &self.account {
-            write!(f, " (account {account})")?;
-        }
-        write!(f, ": {}", self.reason)
-    }
-}
-
-/// All that is wrong, of which the first are told.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Problems {
-    /// The first ones.
-    pub(crate) first: Vec<Problem>,
-    /// How many more there are.
-    pub(crate) more: u64,
-}
-
-impl Problems {
-    fn add(&mut self, place: String, account: Option<&BareJid>, reason: impl ToString) {
-        if self.first.len() == MAX_PROBLEMS {
-            self.more += 1;
-            return;
-        }
-        self.first.push(Problem {
-            place,
-            account: account.cloned(),
-            reason: reason.to_string(),
-        });
-    }
-
-    /// Whether nothing is wrong.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, problem) in self.first.iter().enumerate() {
-            let newline = if number == 0 { "" } else { "\n" };
-            write!(f, "{newline}{problem}")?;
-        }
-        match self.more {
-            0 => Ok(()),
-            more => write!(f, "\nand {more} more"),
-        }
-    }
 }
 
 /// Why an import did not happen, or not to its end.
@@ -246,138 +181,6 @@ pub(crate) async fn import(
     }
 }
 
-/// Which messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Offline,
-    Archived,
-}
-
-/// Where messages go that were read.
-type Messages<'m> = dyn FnMut(Logged, Kind) -> io::Result<()> + 'm;
-
-/// An account that was read.
-#[derive(Debug)]
-struct Found {
-    place: String,
-    draft: Draft,
-    /// Whether it may be written.
-    usable: bool,
-}
-
-/// Reading a file from its beginning to its end.
-struct Reading<'o> {
-    walk: Walk,
-    options: &'o Options,
-    problems: Problems,
-    left_out: LeftOut,
-    hasher: RandomState,
-    /// Hashes of the accounts that were there. That two of a million have the same one, so that one of
-    /// them is refused, happens once in 37 million imports.
-    seen: HashSet<u64>,
-    /// Accounts that have no usable address.
-    nameless: u64,
-}
-
-impl<'o> Reading<'o> {
-    fn begin(source: &Path, options: &'o Options) -> Result<Self, Unreadable> {
-        Ok(Self {
-            walk: Walk::begin(source)?,
-            options,
-            problems: Problems::default(),
-            left_out: LeftOut::default(),
-            hasher: RandomState::new(),
-            seen: HashSet::new(),
-            nameless: 0,
-        })
-    }
-
-    /// Reads the next account; `None` after the last one.
-    fn account(&mut self, messages: &mut Messages<'_>) -> Result<Option<Found>, ImportError> {
-        loop {
-            match self.walk.next()? {
-                Next::Account(head) => {
-                    let place = self.walk.place();
-                    match head.jid {
-                        Ok(jid) => {
-                            let found = self.content(place, jid, head.password, messages)?;
-                            return Ok(Some(found));
-                        }
-                        Err(reason) => {
-                            self.problems.add(place, None, reason);
-                            self.nameless += 1;
-                            while !matches!(self.walk.next()?, Next::End | Next::Done) {}
-                        }
-                    }
-                }
-                Next::LeftOut(kind, count) => self.left_out.add(kind, count),
-                Next::Done => return Ok(None),
-                Next::Datum(_) | Next::Offline(_) | Next::Archived(_) | Next::End => {}
-            }
-        }
-    }
-
-    /// Reads what is in a `<user/>`.
-    fn content(
-        &mut self,
-        place: String,
-        jid: BareJid,
-        password: Option<String>,
-        messages: &mut Messages<'_>,
-    ) -> Result<Found, ImportError> {
-        let usable = self.check_address(&place, &jid);
-        let (mut draft, password) = Draft::new(jid.clone(), password);
-        if let Err(invalid) = password {
-            let reason = format!("the password is refused: {invalid}");
-            self.problems.add(place.clone(), Some(&jid), reason);
-        }
-        loop {
-            let (message, kind) = match self.walk.next()? {
-                Next::Datum(element) => {
-                    if let Err(invalid) = draft.add(&element) {
-                        self.problems.add(self.walk.place(), Some(&jid), invalid);
-                    }
-                    continue;
-                }
-                Next::LeftOut(kind, count) => {
-                    draft.left_out.add(kind, count);
-                    continue;
-                }
-                Next::Offline(message) => (portable::read_offline(&jid, &message), Kind::Offline),
-                Next::Archived(result) => (portable::read_archived(&jid, &result), Kind::Archived),
-                Next::Account(_) | Next::End | Next::Done => break,
-            };
-            match message {
-                Ok(message) if usable => messages(message, kind)?,
-                Ok(_) => {}
-                Err(invalid) => self.problems.add(self.walk.place(), Some(&jid), invalid),
-            }
-        }
-        Ok(Found {
-            place,
-            draft,
-            usable,
-        })
-    }
-
-    /// Whether an account of this address may be imported.
-    fn check_address(&mut self, place: &str, jid: &BareJid) -> bool {
-        let reason = if !self.options.domains.iter().any(|d| d == jid.domain()) {
-            let served = self.options.domains.join(", ");
-            format!(
-                "{} is not a served domain; server.domains has {served}",
-                jid.domain()
-            )
-        } else if !self.seen.insert(self.hasher.hash_one(jid.as_str())) {
-            "the account comes twice".to_owned()
-        } else {
-            return true;
-        };
-        self.problems.add(place.to_owned(), Some(jid), reason);
-        false
-    }
-}
-
 /// What happens to an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -405,7 +208,7 @@ async fn fate(
         Existing::Skip => Fate::Skipped,
         Existing::Refuse => {
             let reason = "the account exists already; --replace or --skip-existing says what to do";
-            problems.add(found.place.clone(), Some(account), reason);
+            problems.add(found.place.clone(), Some(account), &reason);
             Fate::Refused
         }
     })
@@ -596,49 +399,6 @@ impl Writing<'_> {
                 ));
             }
         }
-    }
-}
-
-/// The messages of an account in the order of their times; those that are in the archive and offline
-/// come once, from the archive.
-struct Merged<A: Iterator, O: Iterator> {
-    archive: Peekable<A>,
-    offline: Peekable<O>,
-    /// Ids of those that are in both.
-    both: HashSet<String>,
-}
-
-impl<A, O> Merged<A, O>
-where
-    A: Iterator<Item = io::Result<Logged>>,
-    O: Iterator<Item = io::Result<Logged>>,
-{
-    fn next(&mut self) -> io::Result<Option<(Logged, Kind)>> {
-        let is_double = |message: &io::Result<Logged>| {
-            let id = message
-                .as_ref()
-                .ok()
-                .and_then(|message| message.id.as_ref());
-            id.is_some_and(|id| self.both.contains(id))
-        };
-        while self.offline.next_if(is_double).is_some() {}
-        let at = |message: Option<&io::Result<Logged>>| {
-            message.map(|message| message.as_ref().ok().and_then(|message| message.at))
-        };
-        let archive_is_first = match (at(self.archive.peek()), at(self.offline.peek())) {
-            (None, None) => return Ok(None),
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-            // One without a time is a new one.
-            (Some(archived), Some(offline)) => offline.is_none() || archived <= offline,
-        };
-        let (next, kind) = if archive_is_first {
-            (self.archive.next(), Kind::Archived)
-        } else {
-            (self.offline.next(), Kind::Offline)
-        };
-        next.map(|message| message.map(|message| (message, kind)))
-            .transpose()
     }
 }
 

@@ -297,7 +297,7 @@ impl Walk {
             let Some(open) = self.open.last_mut() else {
                 return Ok(Piece::Done);
             };
-            let piece = open.reader.next();
+            let piece = open.reader.next_piece();
             match piece.map_err(|error| self.broken(&error))? {
                 Piece::Done if self.open.len() > 1 => {
                     self.open.pop();

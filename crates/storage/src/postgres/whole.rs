@@ -1,6 +1,7 @@
 //! Accounts as a whole: rows in all tables at once.
 
 use async_trait::async_trait;
+use rookery_proto::jid::Jid;
 
 use super::{PostgresStorage, accounts, archive, get, pool::Lease};
 use crate::{
@@ -116,7 +117,7 @@ async fn put_roster(lease: &mut Lease, id: i64, account: &WholeAccount) -> Resul
 
 async fn put_rest(lease: &mut Lease, id: i64, account: &WholeAccount) -> Result<(), Error> {
     if !account.blocked.is_empty() {
-        let blocked: Vec<&str> = account.blocked.iter().map(|jid| jid.as_str()).collect();
+        let blocked: Vec<&str> = account.blocked.iter().map(Jid::as_str).collect();
         lease
             .execute(
                 "INSERT INTO blocked (account, jid) SELECT $1, unnest($2::text[])

@@ -4,6 +4,7 @@
 //! copies the pages while a read transaction keeps them as they were. Nobody waits for it.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
@@ -66,10 +67,10 @@ pub fn back_up(
     progress: impl FnMut(u64, u64),
 ) -> Result<Checked, BackupError> {
     if copy.symlink_metadata().is_ok() {
-        return Err(wrong(copy, "it exists already, and is not overwritten"));
+        return Err(wrong(copy, &"it exists already, and is not overwritten"));
     }
     if !database.is_file() {
-        return Err(wrong(database, "there is no database"));
+        return Err(wrong(database, &"there is no database"));
     }
     let partial = Partial::create(beside(copy, "partial"))?;
     let source = connection::open(database).map_err(|error| why(database, &error))?;
@@ -78,7 +79,7 @@ pub fn back_up(
     // Fails if somebody made the file meanwhile.
     fs::hard_link(&partial.path, copy)
         .or_else(|error| rename_if_absent(&partial.path, copy, error))
-        .map_err(|error| wrong(copy, error))?;
+        .map_err(|error| wrong(copy, &error))?;
     drop(partial);
     sync_directory(copy)?;
     Ok(checked)
@@ -95,9 +96,9 @@ pub fn restore(
     database: &Path,
     progress: impl FnMut(u64, u64),
 ) -> Result<Restored, BackupError> {
-    let metadata = fs::metadata(backup).map_err(|error| wrong(backup, error))?;
+    let metadata = fs::metadata(backup).map_err(|error| wrong(backup, &error))?;
     if !metadata.is_file() {
-        return Err(wrong(backup, "it is no file"));
+        return Err(wrong(backup, &"it is no file"));
     }
     let partial = Partial::create(beside(database, "restoring"))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -105,18 +106,18 @@ pub fn restore(
     copy_pages(backup, &source, &partial.path, progress)?;
     drop(source);
     let checked =
-        check(&partial.path, "integrity_check").map_err(|error| wrong(backup, error.reason))?;
+        check(&partial.path, "integrity_check").map_err(|error| wrong(backup, &error.reason))?;
     let kept = keep(database)?;
     if let Err(error) = fs::rename(&partial.path, database) {
         put_back(database, kept.as_deref())?;
-        return Err(wrong(database, error));
+        return Err(wrong(database, &error));
     }
     sync_directory(database)?;
     match connection::open_writing(database) {
         Ok(db) => drop(db),
         Err(error) => {
             put_back(database, kept.as_deref())?;
-            return Err(wrong(backup, error));
+            return Err(wrong(backup, &error));
         }
     }
     Ok(Restored {
@@ -139,7 +140,7 @@ impl Partial {
             .open(&path);
         match created {
             Ok(_) => Ok(Self { path }),
-            Err(error) => Err(wrong(&path, error)),
+            Err(error) => Err(wrong(&path, &error)),
         }
     }
 }
@@ -203,7 +204,7 @@ fn copy_pages(
     target.close().map_err(|(_, error)| at_copy(error))?;
     File::open(copy)
         .and_then(|file| file.sync_all())
-        .map_err(|error| wrong(copy, error))
+        .map_err(|error| wrong(copy, &error))
 }
 
 /// Whether a file is undamaged and a database that this program knows.
@@ -215,17 +216,19 @@ fn check(path: &Path, how: &str) -> Result<Checked, BackupError> {
         .query_row(&format!("PRAGMA {how}(1)"), [], |row| row.get(0))
         .map_err(at)?;
     if sound != "ok" {
-        return Err(wrong(path, format!("it is damaged: {sound}")));
+        return Err(wrong(path, &format!("it is damaged: {sound}")));
     }
     if !db.table_exists(None, "migration").map_err(at)? {
-        return Err(wrong(path, "it is no database of rookery"));
+        return Err(wrong(path, &"it is no database of rookery"));
     }
     let (version, needs) = schema::version(&db).map_err(at)?;
     if needs > schema::KNOWN {
         let known = schema::KNOWN;
         return Err(wrong(
             path,
-            format!("its schema has version {version}, this program knows {known}: update rookery"),
+            &format!(
+                "its schema has version {version}, this program knows {known}: update rookery"
+            ),
         ));
     }
     let accounts = db
@@ -259,18 +262,18 @@ fn keep(database: &Path) -> Result<Option<PathBuf>, BackupError> {
         {
             true
         }
-        _ => return Err(wrong(database, "another process uses it; stop it first")),
+        _ => return Err(wrong(database, &"another process uses it; stop it first")),
     };
     fs::hard_link(database, &kept)
         .or_else(|_| fs::copy(database, &kept).map(drop))
-        .map_err(|error| wrong(&kept, error))?;
+        .map_err(|error| wrong(&kept, &error))?;
     // Perhaps that is why a backup is wanted. It is kept as it is.
     if is_damaged {
         for suffix in ["-wal", "-shm", "-journal"] {
             let companion = suffixed(database, suffix);
             if companion.exists() {
                 fs::rename(&companion, suffixed(&kept, suffix))
-                    .map_err(|error| wrong(&companion, error))?;
+                    .map_err(|error| wrong(&companion, &error))?;
             }
         }
     }
@@ -285,7 +288,7 @@ fn put_back(database: &Path, kept: Option<&Path>) -> Result<(), BackupError> {
     if let Some(kept) = kept {
         for (from, to) in with_companions(kept).iter().zip(with_companions(database)) {
             if from.exists() {
-                fs::rename(from, to).map_err(|error| wrong(database, error))?;
+                fs::rename(from, to).map_err(|error| wrong(database, &error))?;
             }
         }
     }
@@ -306,14 +309,14 @@ fn sync_directory(path: &Path) -> Result<(), BackupError> {
     let directory = connection::directory(path);
     File::open(&directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(|error| wrong(&directory, error))
+        .map_err(|error| wrong(&directory, &error))
 }
 
 fn why(path: &Path, error: &rusqlite::Error) -> BackupError {
-    wrong(path, connection::reason(error))
+    wrong(path, &connection::reason(error))
 }
 
-fn wrong(path: &Path, reason: impl ToString) -> BackupError {
+fn wrong(path: &Path, reason: &dyn fmt::Display) -> BackupError {
     BackupError {
         path: path.to_owned(),
         reason: reason.to_string(),
