@@ -50,6 +50,10 @@ pub(crate) struct ExportArgs {
 
 /// What `rookery import` takes.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(crate) struct ImportArgs {
     /// A file, "-" for the standard input, or a directory whose files *.xml are all read.
     source: PathBuf,

@@ -436,10 +436,7 @@ fn new_message(message: Logged, account: &BareJid, archive: bool, is_pending: bo
 
 /// An address that nobody has.
 fn unfinished() -> Result<BareJid, ImportError> {
-    let name: String = random::<16>()?
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
+    let name = format!("{:032x}", u128::from_be_bytes(random()?));
     BareJid::new(Some(&name), UNFINISHED)
         .map_err(|_| ImportError::System("an address cannot be made"))
 }

@@ -65,14 +65,14 @@ mod tests {
 
     use super::*;
 
-    fn message(id: Option<&str>, at: Option<u64>) -> io::Result<Logged> {
-        Ok(Logged {
+    fn message(id: Option<&str>, at: Option<u64>) -> Logged {
+        Logged {
             id: id.map(ToOwned::to_owned),
             at: at.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at)),
             peer: Jid::parse("bob@x").unwrap(),
             sent: false,
             stanza: String::new(),
-        })
+        }
     }
 
     #[test]
@@ -89,8 +89,8 @@ mod tests {
             message(Some("e"), None),
         ];
         let mut merged = Merged {
-            archive: archive.into_iter().peekable(),
-            offline: offline.into_iter().peekable(),
+            archive: archive.into_iter().map(Ok).peekable(),
+            offline: offline.into_iter().map(Ok).peekable(),
             both: HashSet::from(["c".to_owned()]),
         };
         let mut order = Vec::new();

@@ -83,7 +83,7 @@ impl<'o> Reading<'o> {
                     let place = self.walk.place();
                     match head.jid {
                         Ok(jid) => {
-                            let found = self.content(place, jid, head.password, messages)?;
+                            let found = self.content(place, &jid, head.password, messages)?;
                             return Ok(Some(found));
                         }
                         Err(reason) => {
@@ -104,21 +104,21 @@ impl<'o> Reading<'o> {
     fn content(
         &mut self,
         place: String,
-        jid: BareJid,
+        jid: &BareJid,
         password: Option<String>,
         messages: &mut Messages<'_>,
     ) -> Result<Found, ImportError> {
-        let usable = self.check_address(&place, &jid);
+        let usable = self.check_address(&place, jid);
         let (mut draft, password) = Draft::new(jid.clone(), password);
         if let Err(invalid) = password {
             let reason = format!("the password is refused: {invalid}");
-            self.problems.add(place.clone(), Some(&jid), &reason);
+            self.problems.add(place.clone(), Some(jid), &reason);
         }
         loop {
             let (message, kind) = match self.walk.next()? {
                 Next::Datum(element) => {
                     if let Err(invalid) = draft.add(&element) {
-                        self.problems.add(self.walk.place(), Some(&jid), &invalid);
+                        self.problems.add(self.walk.place(), Some(jid), &invalid);
                     }
                     continue;
                 }
@@ -126,14 +126,14 @@ impl<'o> Reading<'o> {
                     draft.left_out.add(kind, count);
                     continue;
                 }
-                Next::Offline(message) => (portable::read_offline(&jid, &message), Kind::Offline),
-                Next::Archived(result) => (portable::read_archived(&jid, &result), Kind::Archived),
+                Next::Offline(message) => (portable::read_offline(jid, &message), Kind::Offline),
+                Next::Archived(result) => (portable::read_archived(jid, &result), Kind::Archived),
                 Next::Account(_) | Next::End | Next::Done => break,
             };
             match message {
                 Ok(message) if usable => messages(message, kind)?,
                 Ok(_) => {}
-                Err(invalid) => self.problems.add(self.walk.place(), Some(&jid), &invalid),
+                Err(invalid) => self.problems.add(self.walk.place(), Some(jid), &invalid),
             }
         }
         Ok(Found {
