@@ -82,7 +82,7 @@ fn a_roster_is_read_as_it_was_written() {
     let contact = |jid: &str| RosterItem::new(BareJid::parse(jid).unwrap());
     let asks = |jid: &str| {
         format!(
-            "<presence xmlns='jabber:client' from='{jid}' to='ann@example.org' type='subscribe'/>"
+            "<presence xmlns='jabber:client' to='ann@example.org' from='{jid}' type='subscribe'/>"
         )
     };
     let items = vec![

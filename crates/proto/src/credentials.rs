@@ -42,7 +42,7 @@ impl ScramKeys {
 
     /// Whether these stand for keys that there are not.
     pub fn is_missing(&self) -> bool {
-        self.stored_key.is_empty()
+        *self == Self::missing()
     }
 }
 
