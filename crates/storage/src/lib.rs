@@ -11,7 +11,7 @@
 //!
 //! The types to know:
 //!
-//! - [`open`] and [`Options`]: a URL in, an `Arc<dyn Storage>` out.
+//! - [`open()`] and [`Options`]: a URL in, an `Arc<dyn Storage>` out.
 //! - [`Storage`]: all the traits together, with [`Storage::health`] and [`Storage::close`].
 //! - [`RosterStore::update_roster`]: read, decide and write in one transaction.
 //! - [`LogStore`]: the message log, committed in groups.
