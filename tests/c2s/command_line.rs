@@ -158,7 +158,8 @@ async fn help_and_version_are_there() {
     help.arg("--help");
     let help = stdout(&rookery_tests::server::run(help, "").await);
     for command in [
-        "serve", "user", "config", "health", "drain", "session", "cluster",
+        "serve", "user", "config", "health", "drain", "session", "cluster", "export", "import",
+        "backup", "restore",
     ] {
         assert!(help.contains(command), "{help}");
     }

@@ -1,5 +1,6 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
+mod backups;
 mod command_line;
 mod limits;
 mod operations;
@@ -28,3 +29,5 @@ mod xep0368_direct_tls;
 mod xep0198_stream_management;
 mod xep0280_carbons;
 mod xep0313_mam;
+
+mod xep0227_portable;

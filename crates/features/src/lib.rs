@@ -47,6 +47,7 @@ pub mod xep0191_blocking;
 pub mod xep0198_stream_management;
 pub mod xep0199_ping;
 pub mod xep0202_time;
+pub mod xep0227_portable;
 pub mod xep0280_carbons;
 pub mod xep0297_forwarding;
 pub mod xep0313_mam;
@@ -91,6 +92,9 @@ pub const ALL: &[Feature] = &[
     xep0199_ping::FEATURE.titled("XMPP Ping"),
     xep0202_time::FEATURE.titled("Entity Time"),
     offline::DELAY_FEATURE.titled("Delayed Delivery"),
+    xep0227_portable::FEATURE
+        .titled("Portable Import/Export Format for XMPP-IM Servers")
+        .without("PEP nodes, and privacy lists but for blocking, are counted and not imported"),
     xep0280_carbons::FEATURE
         .titled("Message Carbons")
         .without("no copies of errors and of private messages in rooms"),

@@ -184,14 +184,41 @@ fn derive_keys(hash: Hash, prepared: &str, salt: &[u8], iterations: NonZeroU32) 
 ///
 /// For an unknown user pass [`made_up`] keys, so that the answer takes as long.
 pub fn verify_password(password: &Password, credentials: &Credentials) -> bool {
-    let keys = &credentials.scram_sha256;
+    // An account that came from another server may have keys for one hash function only.
+    let hash = if credentials.scram_sha256.is_missing() {
+        Hash::Sha1
+    } else {
+        Hash::Sha256
+    };
+    let keys = hash.of(credentials);
     let (Ok(prepared), Some(iterations)) =
         (prepare(password.as_str()), NonZeroU32::new(keys.iterations))
     else {
         return false;
     };
-    let derived = derive_keys(Hash::Sha256, &prepared, &keys.salt, iterations);
+    let derived = derive_keys(hash, &prepared, &keys.salt, iterations);
     equal(&derived.stored_key, &keys.stored_key)
+}
+
+/// The same keys, with made-up ones in the place of those that are missing: see [`made_up`].
+#[must_use]
+pub fn complete(
+    mut credentials: Credentials,
+    secret: &[u8],
+    user: &BareJid,
+    iterations: NonZeroU32,
+) -> Credentials {
+    if credentials.is_complete() {
+        return credentials;
+    }
+    let made = made_up(secret, user, iterations);
+    if credentials.scram_sha1.is_missing() {
+        credentials.scram_sha1 = made.scram_sha1;
+    }
+    if credentials.scram_sha256.is_missing() {
+        credentials.scram_sha256 = made.scram_sha256;
+    }
+    credentials
 }
 
 /// Keys for a user who does not exist: no password fits, and a client cannot tell them from real
@@ -270,6 +297,23 @@ mod tests {
         assert!(!verify_password(&Password::new("secret"), &credentials));
         credentials.scram_sha256.iterations = ITERATIONS.get();
         credentials.scram_sha256.stored_key.clear();
+        assert!(!verify_password(&Password::new("secret"), &credentials));
+    }
+
+    #[test]
+    fn a_password_is_checked_against_the_keys_that_there_are() {
+        let mut credentials = credentials("secret");
+        credentials.scram_sha256 = ScramKeys::missing();
+        assert!(verify_password(&Password::new("secret"), &credentials));
+        assert!(!verify_password(&Password::new("other"), &credentials));
+        let ann = BareJid::parse("ann@localhost").unwrap();
+        let completed = complete(credentials.clone(), b"key", &ann, ITERATIONS);
+        assert_eq!(completed.scram_sha1, credentials.scram_sha1);
+        assert_eq!(
+            completed.scram_sha256,
+            made_up(b"key", &ann, ITERATIONS).scram_sha256
+        );
+        credentials.scram_sha1 = ScramKeys::missing();
         assert!(!verify_password(&Password::new("secret"), &credentials));
     }
 

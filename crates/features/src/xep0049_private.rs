@@ -69,6 +69,15 @@ pub fn replacement(iq: &Stanza) -> Result<Vec<Entry>, Condition> {
     if elements.is_empty() {
         return Err(Condition::NotAcceptable);
     }
+    let entries = entries(elements.into_iter());
+    if entries.iter().any(|entry| entry.xml.len() > MAX_BYTES) {
+        return Err(Condition::PolicyViolation);
+    }
+    Ok(entries)
+}
+
+/// Elements as they are stored.
+pub(crate) fn entries<'e>(elements: impl Iterator<Item = &'e Element>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     for element in elements {
         let key = Key::of(element);
@@ -83,13 +92,9 @@ pub fn replacement(iq: &Stanza) -> Result<Vec<Entry>, Condition> {
                 });
                 entries.len() - 1
             });
-        let xml = &mut entries[index].xml;
-        element.write_to(xml, "");
-        if xml.len() > MAX_BYTES {
-            return Err(Condition::PolicyViolation);
-        }
+        element.write_to(&mut entries[index].xml, "");
     }
-    Ok(entries)
+    entries
 }
 
 /// The `<query/>` of a result: for each key what is stored, or else an empty element.

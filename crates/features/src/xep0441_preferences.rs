@@ -72,6 +72,14 @@ impl Preferences {
             .payload()
             .filter(|payload| iq.kind == Kind::Iq(IqType::Set) && payload.is("prefs", NS))
             .ok_or(Condition::BadRequest)?;
+        Self::from_element(prefs)
+    }
+
+    /// Reads a `<prefs/>`. A list that is missing is empty.
+    ///
+    /// # Errors
+    /// As those of [`Self::parse`].
+    pub fn from_element(prefs: &Element) -> Result<Self, Condition> {
         Ok(Self {
             default: prefs
                 .attr("default")

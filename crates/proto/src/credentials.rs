@@ -20,12 +20,37 @@ pub struct Credentials {
 pub struct ScramKeys {
     /// Random octets, told to the client.
     pub salt: Vec<u8>,
-    /// How often PBKDF2 hashed the password; told to the client. Never 0.
+    /// How often PBKDF2 hashed the password; told to the client. 0 only in keys that are missing.
     pub iterations: u32,
     /// `StoredKey`: checks the client's proof.
     pub stored_key: Vec<u8>,
     /// `ServerKey`: makes the server's own proof.
     pub server_key: Vec<u8>,
+}
+
+impl ScramKeys {
+    /// What stands for keys that nobody could make: another server had none for this hash function,
+    /// and the password is not known.
+    pub fn missing() -> Self {
+        Self {
+            salt: Vec::new(),
+            iterations: 0,
+            stored_key: Vec::new(),
+            server_key: Vec::new(),
+        }
+    }
+
+    /// Whether these stand for keys that there are not.
+    pub fn is_missing(&self) -> bool {
+        *self == Self::missing()
+    }
+}
+
+impl Credentials {
+    /// Whether there are keys for each hash function.
+    pub fn is_complete(&self) -> bool {
+        !self.scram_sha1.is_missing() && !self.scram_sha256.is_missing()
+    }
 }
 
 // Keys are as good as passwords to whoever reads a log, so they are not shown.

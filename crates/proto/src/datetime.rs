@@ -22,6 +22,16 @@ pub fn format_millis(time: SystemTime) -> String {
     out
 }
 
+/// `2002-09-10T23:08:25.123456Z`: with microseconds, rounded down.
+pub fn format_micros(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut out = seconds(since.as_secs());
+    out.push('.');
+    push_digits(&mut out, u64::from(since.subsec_micros()), 6);
+    out.push('Z');
+    out
+}
+
 /// Reads a date and time: with an optional fraction of any length, of which nine digits count, and in
 /// any time zone. Leap seconds count as the second after. `None` if it is none, or before 1970.
 pub fn parse(text: &str) -> Option<SystemTime> {
@@ -177,6 +187,8 @@ mod tests {
         assert_eq!(format(at(4_107_542_400)), "2100-03-01T00:00:00Z");
         let fraction = at(1_031_699_305) + Duration::from_millis(7);
         assert_eq!(format_millis(fraction), "2002-09-10T23:08:25.007Z");
+        let micros = at(1_031_699_305) + Duration::from_nanos(7_009_999);
+        assert_eq!(format_micros(micros), "2002-09-10T23:08:25.007009Z");
     }
 
     #[test]

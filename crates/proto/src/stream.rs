@@ -6,6 +6,8 @@ mod framer;
 mod header;
 mod scope;
 
+pub(crate) use framer::check_declaration;
+
 pub use error::{StreamCondition, StreamError};
 pub use framer::{Frame, Framer, Limits, ws_frame};
 pub use header::{StreamHeader, Version, ws_close};

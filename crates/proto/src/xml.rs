@@ -3,7 +3,7 @@
 //! The walker is the one strict pass over a stanza's text: whatever gets through it is well-formed,
 //! with well-formed namespaces, and may be forwarded byte for byte. [`Element`] is a tree built from
 //! it. Both refuse comments, processing instructions, document type declarations and references to
-//! anything but characters and the five predefined entities.
+//! anything but characters and the five predefined entities. [`document`] reads files of any size with it.
 //!
 //! `quick-xml` finds the ends of tags for the stream framer, incrementally. Its own reader is not used:
 //! it accepts control characters, doubled attributes of one namespace and more that must not be
@@ -11,6 +11,7 @@
 //! than checking while reading.
 
 mod chars;
+pub mod document;
 mod element;
 mod escape;
 pub(crate) mod walker;

@@ -15,7 +15,7 @@ use rookery_storage::{Error, Storage};
 use crate::cli::{PasswordArgs, UserCommand};
 use crate::config::Config;
 use crate::control::{self, AccountChanged, Told};
-use crate::{data_dir, password, wiring};
+use crate::{data_dir, password, portable, wiring};
 
 /// How many addresses are read from the database at a time.
 const PAGE: usize = 1000;
@@ -86,6 +86,9 @@ async fn dispatch(
             )
             .await;
         }
+        UserCommand::Export { address, file } => {
+            portable::export_user(config, storage, &address, &file).await?;
+        }
         UserCommand::List { domain } => list(config, storage, domain).await?,
         UserCommand::Exists { address } => {
             let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
@@ -121,7 +124,8 @@ fn parse(config: &Config, address: &str) -> anyhow::Result<BareJid> {
     Ok(account)
 }
 
-fn not_an_address(address: &str) -> String {
+/// What is wrong with something that should be the address of an account.
+pub(crate) fn not_an_address(address: &str) -> String {
     format!("{address:?} is not an account's address; write it like ann@localhost")
 }
 
@@ -177,7 +181,7 @@ async fn list(
 }
 
 /// Tells the server that runs on the same data directory. The change is committed in any case.
-async fn tell(config: &Config, change: AccountChanged) {
+pub(crate) async fn tell(config: &Config, change: AccountChanged) {
     let account = change.account.clone();
     match control::tell(&config.server.data_dir, change).await {
         Ok(Told::Server) => {}

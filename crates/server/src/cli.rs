@@ -6,7 +6,9 @@ use std::time::Duration;
 use ::config::ValueKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::backups::{BackupArgs, RestoreArgs};
 use crate::config::Value;
+use crate::portable::{ExportArgs, ImportArgs};
 
 /// An XMPP server that many identical nodes form together.
 #[derive(Debug, Parser)]
@@ -66,6 +68,33 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
     },
+    /// Write accounts with all their data to a file that other servers can read (XEP-0227)
+    ///
+    /// Whether the server runs or not; what changes meanwhile may be in the file or
+    /// not, so stop it before a move. The file holds what proves who users are, and
+    /// what they wrote: it is made for its owner alone, keep it so.
+    #[command(verbatim_doc_comment)]
+    Export(ExportArgs),
+    /// Read accounts from a file that another server has written (XEP-0227)
+    ///
+    /// The file is checked first, and nothing is imported if anything is wrong in it
+    /// or an account exists; the options change that. What the file holds and this
+    /// server does not keep is counted at the end.
+    #[command(verbatim_doc_comment)]
+    Import(ImportArgs),
+    /// Copy the embedded database to a file, whether the server runs or not
+    ///
+    /// The copy is one SQLite file with all that was committed when the command
+    /// began. It holds what proves who users are, and what they wrote: it is made for
+    /// its owner alone, keep it so.
+    #[command(verbatim_doc_comment)]
+    Backup(BackupArgs),
+    /// Put a backup into the place of the embedded database; the server must not run
+    ///
+    /// The backup is checked first. The database that was there stays beside it under
+    /// another name.
+    #[command(verbatim_doc_comment)]
+    Restore(RestoreArgs),
     /// Look at the sessions of the running server, and end them.
     Session {
         /// What to do with sessions.
@@ -151,6 +180,13 @@ pub(crate) enum UserCommand {
         /// Only those of one domain.
         #[arg(long)]
         domain: Option<String>,
+    },
+    /// Write all that is kept of an account to a file (XEP-0227), also its sessions on this node.
+    Export {
+        /// The account's address.
+        address: String,
+        /// The file to make; it must not exist. "-" is the standard output.
+        file: PathBuf,
     },
     /// Exit with status 0 if the account exists and 1 if it does not.
     Exists {

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod admin;
+mod backups;
 mod certificates;
 mod cli;
 mod cluster_status;
@@ -22,6 +23,7 @@ mod listen;
 mod logging;
 mod metrics;
 mod password;
+mod portable;
 mod ports_file;
 mod serve;
 mod sessions;
@@ -88,6 +90,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Health => runtime()?.block_on(health::run(&config)),
         Command::Drain { timeout } => runtime()?.block_on(drain::run(&config, timeout)),
+        Command::Export(args) => runtime()?.block_on(portable::run_export(&config, args)),
+        Command::Import(args) => runtime()?.block_on(portable::run_import(&config, args)),
+        Command::Backup(args) => backups::run_backup(&config, &args),
+        Command::Restore(args) => backups::run_restore(&config, &args),
         Command::Session { command } => runtime()?.block_on(sessions::run(&config, command)),
         Command::Cluster { command } => runtime()?.block_on(cluster_status::run(&config, command)),
     }

@@ -11,11 +11,12 @@
 //!
 //! The types to know:
 //!
-//! - [`open`] and [`Options`]: a URL in, an `Arc<dyn Storage>` out.
+//! - [`open()`] and [`Options`]: a URL in, an `Arc<dyn Storage>` out.
 //! - [`Storage`]: all the traits together, with [`Storage::health`] and [`Storage::close`].
 //! - [`RosterStore::update_roster`]: read, decide and write in one transaction.
 //! - [`LogStore`]: the message log, committed in groups.
 //! - [`ArchiveStore`]: what accounts may read of their logs.
+//! - [`WholeStore`]: accounts that come from elsewhere. [`backup`]: copies of a `SQLite` file in use.
 //! - [`Error`]: refusals and failures, told apart by [`Error::is_failure`].
 //!
 //! Backends: `sqlite` (one file, a thread that writes and a few that read) and `postgres` (a pool of
@@ -37,6 +38,7 @@ mod profile;
 mod roster;
 mod secrets;
 mod sqlite;
+mod whole;
 
 pub use accounts::AccountStore;
 pub use archive::{
@@ -49,11 +51,13 @@ pub use log::{
     Entry, EntryId, LogCopy, LogStore, MAX_AHEAD, NewMessage, Pending, Refused, Stored, StoredCopy,
 };
 pub use open::{Options, open};
-pub use profile::{LastStore, PrivateStore, VcardStore};
+pub use profile::{LastStore, PrivateElement, PrivateStore, VcardStore};
 pub use roster::{
     MAX_TOMBSTONES, Roster, RosterChange, RosterCommit, RosterDecision, RosterStore, RosterUpdate,
 };
 pub use secrets::SecretStore;
+pub use sqlite::backup;
+pub use whole::{WholeAccount, WholeStore};
 
 /// Everything that an installation stores.
 ///
@@ -70,6 +74,7 @@ pub trait Storage:
     + PrivateStore
     + LastStore
     + SecretStore
+    + WholeStore
     + Debug
     + Send
     + Sync

@@ -23,9 +23,26 @@ pub trait VcardStore {
     async fn set_vcard(&self, account: &BareJid, vcard: &str) -> Result<(), Error>;
 }
 
+/// What is stored under one name and namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateElement {
+    /// The local name.
+    pub name: String,
+    /// The namespace.
+    pub ns: String,
+    /// The element as XML; more than one if they came at once.
+    pub xml: String,
+}
+
 /// Private XML storage (XEP-0049): one element for each name and namespace.
 #[async_trait]
 pub trait PrivateStore {
+    /// All that the account stores, sorted by namespace and name.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn all_private(&self, account: &BareJid) -> Result<Vec<PrivateElement>, Error>;
+
     /// The element with this name and namespace, as XML.
     ///
     /// # Errors

@@ -88,15 +88,23 @@ impl Job {
     /// Checks a password, away from the arbiter.
     pub(super) fn verify(node: Arc<NodeShared>, user: BareJid, password: Password) -> Self {
         Self::negotiation(async move {
-            let Some(credentials) = credentials(&node, &user).await else {
+            let Some(credentials) = stored_credentials(&node, &user).await else {
                 return Found::Verified(None);
             };
             let permit = node.admission.password_checks().acquire_owned().await;
+            let completes = !credentials.is_complete();
             let check = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                password::verify_password(&password, &credentials)
+                let fits = password::verify_password(&password, &credentials);
+                (fits, (fits && completes).then_some(password))
             });
-            Found::Verified(check.await.ok())
+            let Ok((fits, password)) = check.await else {
+                return Found::Verified(None);
+            };
+            if let Some(password) = password {
+                complete_keys(&node, &user, password).await;
+            }
+            Found::Verified(Some(fits))
         })
     }
 
@@ -164,6 +172,24 @@ impl Job {
 /// The keys of a user. An unknown user has made-up ones that nobody can tell from real ones; `None`
 /// if storage cannot tell.
 async fn credentials(node: &NodeShared, user: &BareJid) -> Option<Credentials> {
+    let stored = stored_credentials(node, user).await?;
+    let iterations = node.settings.auth.scram_iterations;
+    Some(password::complete(stored, &node.salt_key, user, iterations))
+}
+
+/// Makes the keys that an account from another server lacks, now that its password is known.
+async fn complete_keys(node: &NodeShared, user: &BareJid, password: Password) {
+    let Ok(credentials) = node.derive_credentials(password).await else {
+        return;
+    };
+    match node.storage.set_credentials(user, &credentials).await {
+        Ok(_) => tracing::info!(jid = %user, "keys made for all mechanisms"),
+        Err(error) => tracing::warn!(jid = %user, %error, "cannot store an account's keys"),
+    }
+}
+
+/// As [`credentials`], but that an account from another server may lack some of them.
+async fn stored_credentials(node: &NodeShared, user: &BareJid) -> Option<Credentials> {
     match node.storage.credentials(user).await {
         Ok(Some(credentials)) => Some(credentials),
         Ok(None) => {

@@ -274,7 +274,7 @@ fn too_big() -> StreamError {
 }
 
 /// `<?xml version='1.0' encoding='UTF-8'?>`, of which RFC 6120 §11.6 allows no other encoding.
-fn check_declaration(piece: &[u8]) -> Result<(), StreamError> {
+pub(crate) fn check_declaration(piece: &[u8]) -> Result<(), StreamError> {
     let bad = || StreamError::from(StreamCondition::NotWellFormed);
     let text = str::from_utf8(piece).map_err(|_| bad())?;
     let mut rest = text

@@ -284,7 +284,7 @@ pub(crate) fn push_nodes(nodes: &[Node], out: &mut impl escape::Sink, parent_ns:
 }
 
 /// Builds the tree of a document.
-fn build(walker: Walker<'_>) -> Result<Element, Error> {
+pub(super) fn build(walker: Walker<'_>) -> Result<Element, Error> {
     let holder = build_into(Element::new("", ""), walker)?;
     holder
         .into_children()
@@ -315,7 +315,7 @@ fn build_into(root: Element, mut walker: Walker<'_>) -> Result<Element, Error> {
 }
 
 /// The element of the walker's last start tag.
-fn start(walker: &Walker<'_>, parent: &Element) -> Element {
+pub(super) fn start(walker: &Walker<'_>, parent: &Element) -> Element {
     // Most elements are in the namespace of their parent.
     let ns = walker.namespace();
     let ns = if *parent.ns == *ns {

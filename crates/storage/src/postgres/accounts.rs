@@ -18,39 +18,10 @@ impl AccountStore for PostgresStorage {
     async fn create(&self, account: &BareJid, credentials: &Credentials) -> Result<(), Error> {
         let (account, credentials) = (account.clone(), credentials.clone());
         self.write("create", async move |mut lease: Lease| {
-            let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
-            let created = lease
-                .execute(
-                    "WITH a AS (
-                         INSERT INTO account (jid, domain,
-                             sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
-                             sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-                         ON CONFLICT DO NOTHING RETURNING id
-                     ), r AS (
-                         INSERT INTO roster (account, version, forgotten) SELECT id, $11, $11 FROM a
-                     )
-                     INSERT INTO log (account, last, delivered, undelivered)
-                     SELECT id, $11, $11, 0 FROM a",
-                    &[
-                        &account.as_str(),
-                        &account.domain(),
-                        &sha1.salt,
-                        &i64::from(sha1.iterations),
-                        &sha1.stored_key,
-                        &sha1.server_key,
-                        &sha256.salt,
-                        &i64::from(sha256.iterations),
-                        &sha256.stored_key,
-                        &sha256.server_key,
-                        &first_number(),
-                    ],
-                )
-                .await?;
-            if created == 0 {
-                Err(Error::Exists)
-            } else {
+            if create(&mut lease, &account, &credentials).await? {
                 Ok(())
+            } else {
+                Err(Error::Exists)
             }
         })
         .await
@@ -85,28 +56,7 @@ impl AccountStore for PostgresStorage {
     ) -> Result<bool, Error> {
         let (account, credentials) = (account.clone(), credentials.clone());
         self.write("set_credentials", async move |mut lease: Lease| {
-            let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
-            let changed = lease
-                .execute(
-                    "UPDATE account SET
-                         sha1_salt = $2, sha1_iterations = $3, sha1_stored_key = $4,
-                         sha1_server_key = $5, sha256_salt = $6, sha256_iterations = $7,
-                         sha256_stored_key = $8, sha256_server_key = $9
-                     WHERE jid = $1",
-                    &[
-                        &account.as_str(),
-                        &sha1.salt,
-                        &i64::from(sha1.iterations),
-                        &sha1.stored_key,
-                        &sha1.server_key,
-                        &sha256.salt,
-                        &i64::from(sha256.iterations),
-                        &sha256.stored_key,
-                        &sha256.server_key,
-                    ],
-                )
-                .await?;
-            Ok(changed > 0)
+            set_credentials(&mut lease, &account, &credentials).await
         })
         .await
     }
@@ -114,25 +64,10 @@ impl AccountStore for PostgresStorage {
     async fn delete(&self, account: &BareJid) -> Result<bool, Error> {
         let account = account.clone();
         self.write("delete", async move |mut lease: Lease| {
-            // First the rows that appends and roster updates lock, then the account: the order in
-            // which those take their locks.
-            let rows = lease
-                .begin_with(
-                    "SELECT a.id FROM account a JOIN roster r ON r.account = a.id
-                     JOIN log l ON l.account = a.id WHERE a.jid = $1 FOR UPDATE OF r, l",
-                    &[&account.as_str()],
-                )
-                .await?;
-            let Some(row) = rows.first() else {
-                return Ok(false);
-            };
-            let id: i64 = get(row, 0)?;
-            // All other tables refer to it with ON DELETE CASCADE; a trigger removes the entries.
-            lease
-                .execute("DELETE FROM account WHERE id = $1", &[&id])
-                .await?;
+            lease.begin().await?;
+            let deleted = delete(&mut lease, &account).await?;
             lease.commit().await?;
-            Ok(true)
+            Ok(deleted)
         })
         .await
     }
@@ -140,10 +75,7 @@ impl AccountStore for PostgresStorage {
     async fn exists(&self, account: &BareJid) -> Result<bool, Error> {
         let account = account.clone();
         self.read("exists", async move |mut lease: Lease| {
-            let rows = lease
-                .query("SELECT 1 FROM account WHERE jid = $1", &[&account.as_str()])
-                .await?;
-            Ok(!rows.is_empty())
+            is_there(&mut lease, &account).await
         })
         .await
     }
@@ -171,6 +103,104 @@ impl AccountStore for PostgresStorage {
         })
         .await
     }
+}
+
+/// Creates an account; false if there is one.
+pub(super) async fn create(
+    lease: &mut Lease,
+    account: &BareJid,
+    credentials: &Credentials,
+) -> Result<bool, Error> {
+    let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
+    let created = lease
+        .execute(
+            "WITH a AS (
+                 INSERT INTO account (jid, domain,
+                     sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
+                     sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                 ON CONFLICT DO NOTHING RETURNING id
+             ), r AS (
+                 INSERT INTO roster (account, version, forgotten) SELECT id, $11, $11 FROM a
+             )
+             INSERT INTO log (account, last, delivered, undelivered)
+             SELECT id, $11, $11, 0 FROM a",
+            &[
+                &account.as_str(),
+                &account.domain(),
+                &sha1.salt,
+                &i64::from(sha1.iterations),
+                &sha1.stored_key,
+                &sha1.server_key,
+                &sha256.salt,
+                &i64::from(sha256.iterations),
+                &sha256.stored_key,
+                &sha256.server_key,
+                &first_number(),
+            ],
+        )
+        .await?;
+    Ok(created > 0)
+}
+
+/// Replaces an account's keys; false if there is no such account.
+pub(super) async fn set_credentials(
+    lease: &mut Lease,
+    account: &BareJid,
+    credentials: &Credentials,
+) -> Result<bool, Error> {
+    let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
+    let changed = lease
+        .execute(
+            "UPDATE account SET
+                 sha1_salt = $2, sha1_iterations = $3, sha1_stored_key = $4,
+                 sha1_server_key = $5, sha256_salt = $6, sha256_iterations = $7,
+                 sha256_stored_key = $8, sha256_server_key = $9
+             WHERE jid = $1",
+            &[
+                &account.as_str(),
+                &sha1.salt,
+                &i64::from(sha1.iterations),
+                &sha1.stored_key,
+                &sha1.server_key,
+                &sha256.salt,
+                &i64::from(sha256.iterations),
+                &sha256.stored_key,
+                &sha256.server_key,
+            ],
+        )
+        .await?;
+    Ok(changed > 0)
+}
+
+/// Deletes an account, in the transaction that was begun; false if there is no such account.
+pub(super) async fn delete(lease: &mut Lease, account: &BareJid) -> Result<bool, Error> {
+    // First the rows that appends and roster updates lock, then the account: the order in which
+    // those take their locks.
+    let rows = lease
+        .query(
+            "SELECT a.id FROM account a JOIN roster r ON r.account = a.id
+             JOIN log l ON l.account = a.id WHERE a.jid = $1 FOR UPDATE OF r, l",
+            &[&account.as_str()],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(false);
+    };
+    let id: i64 = get(row, 0)?;
+    // All other tables refer to it with ON DELETE CASCADE; a trigger removes the entries.
+    lease
+        .execute("DELETE FROM account WHERE id = $1", &[&id])
+        .await?;
+    Ok(true)
+}
+
+/// Whether there is such an account.
+pub(super) async fn is_there(lease: &mut Lease, account: &BareJid) -> Result<bool, Error> {
+    let rows = lease
+        .query("SELECT 1 FROM account WHERE jid = $1", &[&account.as_str()])
+        .await?;
+    Ok(!rows.is_empty())
 }
 
 /// Locks an existing account against its deletion, in a new transaction.

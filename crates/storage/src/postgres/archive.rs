@@ -208,7 +208,6 @@ async fn set_preferences(
     account: BareJid,
     preferences: ArchivePreferences,
 ) -> Result<bool, Error> {
-    let exceptions = preferences.exceptions();
     // Locked as appends lock it.
     let rows = lease
         .begin_with(
@@ -222,6 +221,18 @@ async fn set_preferences(
         return Ok(false);
     };
     let account: i64 = get(row, 0)?;
+    put_preferences(&mut lease, account, &preferences).await?;
+    lease.commit().await?;
+    Ok(true)
+}
+
+/// Replaces the preferences of an account whose log is locked.
+pub(super) async fn put_preferences(
+    lease: &mut Lease,
+    account: i64,
+    preferences: &ArchivePreferences,
+) -> Result<(), Error> {
+    let exceptions = preferences.exceptions();
     let jids: Vec<&str> = exceptions.iter().map(|(jid, _)| jid.as_str()).collect();
     let archive: Vec<bool> = exceptions.iter().map(|(_, archive)| *archive).collect();
     lease
@@ -241,6 +252,5 @@ async fn set_preferences(
             &[&account, &preferences.default.to_number(), &jids, &archive],
         )
         .await?;
-    lease.commit().await?;
-    Ok(true)
+    Ok(())
 }

@@ -21,6 +21,7 @@ mod roster;
 mod schema;
 mod secrets;
 mod tls;
+mod whole;
 
 use std::{
     error::Error as _,

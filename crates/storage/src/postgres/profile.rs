@@ -7,7 +7,7 @@ use rookery_proto::jid::BareJid;
 
 use super::{PostgresStorage, accounts::begin_locked, get, pool::Lease};
 use crate::{
-    Error, LastStore, PrivateStore, VcardStore,
+    Error, LastStore, PrivateElement, PrivateStore, VcardStore,
     log::{from_micros, to_micros},
 };
 
@@ -46,6 +46,29 @@ impl VcardStore for PostgresStorage {
 
 #[async_trait]
 impl PrivateStore for PostgresStorage {
+    async fn all_private(&self, account: &BareJid) -> Result<Vec<PrivateElement>, Error> {
+        let account = account.clone();
+        self.read("all_private", async move |mut lease: Lease| {
+            let rows = lease
+                .query(
+                    "SELECT p.name, p.ns, p.xml FROM account a JOIN private p ON p.account = a.id
+                     WHERE a.jid = $1 ORDER BY p.ns COLLATE \"C\", p.name COLLATE \"C\"",
+                    &[&account.as_str()],
+                )
+                .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(PrivateElement {
+                        name: get(row, 0)?,
+                        ns: get(row, 1)?,
+                        xml: get(row, 2)?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
     async fn private(
         &self,
         account: &BareJid,

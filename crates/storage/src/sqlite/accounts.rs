@@ -76,7 +76,11 @@ pub(super) fn existing(db: &Connection, account: &BareJid) -> Result<i64, Error>
     id(db, account)?.ok_or(Error::NoAccount)
 }
 
-fn create(db: &Connection, account: &BareJid, credentials: &Credentials) -> Result<(), Error> {
+pub(super) fn create(
+    db: &Connection,
+    account: &BareJid,
+    credentials: &Credentials,
+) -> Result<(), Error> {
     let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
     let created = db
         .prepare_cached(
@@ -134,7 +138,7 @@ fn credentials(db: &Connection, account: &BareJid) -> Result<Option<Credentials>
         .optional()?)
 }
 
-fn set_credentials(
+pub(super) fn set_credentials(
     db: &Connection,
     account: &BareJid,
     credentials: &Credentials,
@@ -162,7 +166,7 @@ fn set_credentials(
     Ok(changed > 0)
 }
 
-fn delete(db: &Connection, account: &BareJid) -> Result<bool, Error> {
+pub(super) fn delete(db: &Connection, account: &BareJid) -> Result<bool, Error> {
     let Some(id) = id(db, account)? else {
         return Ok(false);
     };

@@ -297,7 +297,7 @@ pub(super) fn read_exceptions(
     Ok(())
 }
 
-fn set_preferences(
+pub(super) fn set_preferences(
     db: &Connection,
     account: &BareJid,
     preferences: &ArchivePreferences,

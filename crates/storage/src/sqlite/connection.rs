@@ -63,7 +63,8 @@ pub(super) fn open_reading(path: &Path) -> Result<Connection, Error> {
     Ok(db)
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens the file as it is.
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     // Each connection stays on one thread. No SQLITE_OPEN_URI: a path is a path.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
@@ -128,7 +129,7 @@ fn create(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn directory(path: &Path) -> PathBuf {
+pub(super) fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -160,7 +161,12 @@ fn explain_io(path: &Path, error: &io::Error) -> String {
 
 /// Why `SQLite` does not accept the file.
 fn explain(path: &Path, error: &rusqlite::Error) -> Error {
-    let reason = match error.sqlite_error_code() {
+    refuse(path, reason(error))
+}
+
+/// What is wrong with a file, in words.
+pub(super) fn reason(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
             "the file is not a SQLite database; name another file or move this one away".to_owned()
         }
@@ -176,8 +182,7 @@ fn explain(path: &Path, error: &rusqlite::Error) -> Error {
             "it is read-only; let the user that runs rookery own and write it".to_owned()
         }
         _ => error.to_string(),
-    };
-    refuse(path, reason)
+    }
 }
 
 fn refuse(path: &Path, reason: String) -> Error {

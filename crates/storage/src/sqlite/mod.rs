@@ -7,6 +7,7 @@
 
 mod accounts;
 mod archive;
+pub mod backup;
 mod blocks;
 mod connection;
 mod deliveries;
@@ -20,6 +21,7 @@ mod retention;
 mod roster;
 mod schema;
 mod secrets;
+mod whole;
 mod writer;
 
 use std::{

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use rookery_proto::jid::BareJid;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{SqliteStorage, accounts};
 use crate::{
-    Error, LastStore, PrivateStore, VcardStore,
+    Error, LastStore, PrivateElement, PrivateStore, VcardStore,
     log::{from_micros, to_micros},
 };
 
@@ -41,6 +41,26 @@ impl VcardStore for SqliteStorage {
 
 #[async_trait]
 impl PrivateStore for SqliteStorage {
+    async fn all_private(&self, account: &BareJid) -> Result<Vec<PrivateElement>, Error> {
+        let account = account.clone();
+        self.read("all_private", move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT p.name, p.ns, p.xml FROM account a JOIN private p ON p.account = a.id
+                 WHERE a.jid = ?1 ORDER BY p.ns, p.name",
+            )?;
+            let read = |row: &Row<'_>| {
+                Ok(PrivateElement {
+                    name: row.get(0)?,
+                    ns: row.get(1)?,
+                    xml: row.get(2)?,
+                })
+            };
+            let all = select.query_map([account.as_str()], read)?;
+            Ok(all.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     async fn private(
         &self,
         account: &BareJid,

@@ -216,7 +216,13 @@ fn check_limit(
     crate::roster::check_limit(options, hidden, count)
 }
 
-fn put(db: &Connection, account: i64, version: i64, item: &RosterItem) -> Result<(), Error> {
+/// Writes an item.
+pub(super) fn put(
+    db: &Connection,
+    account: i64,
+    version: i64,
+    item: &RosterItem,
+) -> Result<(), Error> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO roster_item (account, contact, version, removed, hidden,
              name, subscription, ask, approved, pending_in, groups)

@@ -14,6 +14,9 @@ struct Migration {
     sql: &'static str,
 }
 
+/// The version that this program makes.
+pub(super) const KNOWN: i64 = 2;
+
 /// All steps; the first one makes version 1.
 const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -196,11 +199,7 @@ fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failed> {
             applied INTEGER NOT NULL DEFAULT (unixepoch())
         ) STRICT",
     )?;
-    let (found, needs): (i64, i64) = transaction.query_row(
-        "SELECT ifnull(max(version), 0), ifnull(max(needs), 0) FROM migration",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let (found, needs) = version(&transaction)?;
     if needs > known {
         return Err(Failed::TooNew { found, known });
     }
@@ -217,6 +216,15 @@ fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failed> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// The version of the schema, and the oldest whose programs can work with it.
+pub(super) fn version(db: &Connection) -> rusqlite::Result<(i64, i64)> {
+    db.query_row(
+        "SELECT ifnull(max(version), 0), ifnull(max(needs), 0) FROM migration",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 #[cfg(test)]
@@ -279,5 +287,6 @@ mod tests {
     fn the_schema_of_this_version_can_be_made() {
         let mut db = Connection::open_in_memory().unwrap();
         migrate(&mut db).unwrap();
+        assert_eq!(version(&db).unwrap().0, KNOWN);
     }
 }

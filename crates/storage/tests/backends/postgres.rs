@@ -21,6 +21,32 @@ async fn place() -> Place {
 
 crate::run_suite!(place);
 
+/// All rows of all tables, each as text.
+pub(crate) async fn every_row(url: &str) -> Vec<String> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    let driver = tokio::spawn(connection);
+    let tables = client
+        .query(
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut texts = Vec::new();
+    for table in &tables {
+        let table: &str = table.get(0);
+        let select = format!("SELECT t::text FROM {table} t");
+        for row in client.query(&select, &[]).await.unwrap() {
+            texts.push(format!("{table}: {}", row.get::<_, String>(0)));
+        }
+    }
+    drop(client);
+    driver.await.unwrap().unwrap();
+    texts
+}
+
 async fn refusal(url: &str) -> String {
     match open(url, Options::default()).await {
         Ok(_) => panic!("{url} was opened"),

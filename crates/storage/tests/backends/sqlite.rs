@@ -23,6 +23,37 @@ async fn place() -> Place {
 
 crate::run_suite!(place);
 
+/// All rows of all tables, each as text.
+pub(crate) fn every_row(path: &str) -> Vec<String> {
+    let db = rusqlite::Connection::open(path).unwrap();
+    let mut tables = db
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        .unwrap();
+    let tables: Vec<String> = tables
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut texts = Vec::new();
+    for table in tables {
+        let mut select = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = select.column_count();
+        let mut rows = select.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let text = |column| match row.get_ref(column).unwrap() {
+                rusqlite::types::ValueRef::Text(octets)
+                | rusqlite::types::ValueRef::Blob(octets) => {
+                    String::from_utf8_lossy(octets).into_owned()
+                }
+                other => format!("{other:?}"),
+            };
+            let texts_of_row: Vec<String> = (0..columns).map(text).collect();
+            texts.push(format!("{table}: {}", texts_of_row.join("|")));
+        }
+    }
+    texts
+}
+
 async fn refusal(url: &str) -> String {
     match open(url, Options::default()).await {
         Ok(_) => panic!("{url} was opened"),

@@ -8,6 +8,7 @@ pub(crate) mod log;
 pub(crate) mod profile;
 pub(crate) mod retention;
 pub(crate) mod roster;
+pub(crate) mod whole;
 
 use std::{
     any::Any,
@@ -33,6 +34,14 @@ impl Place {
     /// Opens it. May be called more than once, as two processes would.
     pub(crate) async fn open(&self) -> Arc<dyn Storage> {
         self.open_with(Options::default()).await
+    }
+
+    /// All rows of all tables, each as text, past what the storage's own code shows.
+    pub(crate) async fn every_row(&self) -> Vec<String> {
+        match self.url.strip_prefix("sqlite://") {
+            Some(path) => crate::sqlite::every_row(path),
+            None => crate::postgres::every_row(&self.url).await,
+        }
     }
 
     pub(crate) async fn open_with(&self, options: Options) -> Arc<dyn Storage> {
@@ -212,6 +221,10 @@ macro_rules! run_suite {
             profile: private_elements_are_told_apart_by_name_and_namespace,
             profile: private_storage_has_a_limit,
             profile: the_last_activity_never_goes_back,
+            whole: accounts_are_put_with_all_that_is_theirs,
+            whole: one_that_exists_keeps_all_from_being_put,
+            whole: an_account_takes_over_the_log_of_another,
+            whole: nothing_is_left_of_a_deleted_account,
             lifecycle: a_secret_is_made_once_for_all_nodes,
             lifecycle: two_processes_start_at_once_on_an_empty_database,
             lifecycle: closing_finishes_what_was_asked_for_and_refuses_the_rest,
