@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rookery_bus::{Frame, LogRef};
+use rookery_bus::Frame;
 use rookery_features::offline;
 use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
@@ -16,6 +16,7 @@ use rookery_storage::{Entry, EntryId};
 
 use crate::account::{Account, Resource};
 use crate::cluster::Remote;
+use crate::log_tracker::place;
 use crate::outbox::Outgoing;
 use crate::shard::Shard;
 
@@ -126,10 +127,7 @@ impl Shard {
         };
         offline::add_delay(&mut stanza, account.jid.domain(), entry.at);
         let outgoing = Outgoing {
-            entry: Some(LogRef {
-                id: entry.id.0,
-                archived: entry.archived,
-            }),
+            entry: Some(place(entry.id, entry.archived)),
             ..Outgoing::new(Arc::new(stanza))
         };
         self.push(resource, outgoing)

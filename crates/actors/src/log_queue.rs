@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hashbrown::HashMap;
-use rookery_bus::LogRef;
 use rookery_features::delivery::Decision;
 use rookery_features::{offline, xep0313_mam as mam};
 use rookery_proto::error::{Condition, StanzaError};
@@ -22,6 +21,7 @@ use rookery_proto::stanza::Kind;
 use rookery_storage::{LogCopy, NewMessage, Pending, Refused, Stored};
 use tokio::sync::Notify;
 
+use crate::log_tracker::place;
 use crate::metrics::{self, Outcome};
 use crate::reply;
 use crate::shard::{Parcel, Shard, Work};
@@ -49,8 +49,17 @@ pub(crate) struct LogQueue {
 struct Item {
     work: Work,
     to: BareJid,
-    /// How the message is kept for its recipient; `None` for what only must not overtake.
-    message: Option<Pending>,
+    /// How the message is kept; `None` for what only must not overtake.
+    message: Option<Kept>,
+}
+
+/// How a message is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// For its recipient.
+    pending: Pending,
+    /// Whether the archives have it, if the accounts want that.
+    archive: bool,
 }
 
 /// How much the process has waiting for the log.
@@ -91,25 +100,26 @@ impl LogLoad {
 
 impl Shard {
     /// Whether a message has to be in the log before it is delivered, and how it is kept there.
-    pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Pending> {
+    pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Kept> {
         let stanza = &parcel.stanza;
         if parcel.entry.is_some() || parcel.passed_log || !matches!(stanza.kind, Kind::Message(_)) {
             return None;
         }
-        let is_archived = self.node().settings.archive.enabled && mam::is_archived(stanza);
+        let archive = self.node().settings.archive.enabled && mam::is_archived(stanza);
         let is_stored = offline::is_stored(stanza);
-        match decision {
-            Decision::Store if is_stored => Some(Pending::Offline),
-            Decision::Deliver(_) if is_stored && (is_archived || parcel.receipt.is_some()) => {
-                Some(Pending::Live)
+        let pending = match decision {
+            Decision::Store if is_stored => Pending::Offline,
+            Decision::Deliver(_) if is_stored && (archive || parcel.receipt.is_some()) => {
+                Pending::Live
             }
-            Decision::Store | Decision::Deliver(_) if is_archived => Some(Pending::No),
-            _ => None,
-        }
+            Decision::Store | Decision::Deliver(_) if archive => Pending::No,
+            _ => return None,
+        };
+        Some(Kept { pending, archive })
     }
 
     /// Commits a message; it comes back to be delivered.
-    pub(crate) fn log(self: &Rc<Self>, parcel: Parcel, pending: Pending) {
+    pub(crate) fn log(self: &Rc<Self>, parcel: Parcel, kept: Kept) {
         let Some(to) = parcel.stanza.to.as_ref().map(Jid::to_bare) else {
             return;
         };
@@ -119,7 +129,7 @@ impl Shard {
         self.queue_for_log(Item {
             work: Work::Route(parcel),
             to,
-            message: Some(pending),
+            message: Some(kept),
         });
     }
 
@@ -202,8 +212,8 @@ impl Shard {
         let batch = self.log_queue.committing.take();
         for item in batch {
             self.forget_recipient(&item.to);
-            let (pending, mut parcel) = match (item.message, item.work) {
-                (Some(pending), Work::Route(parcel)) => (pending, parcel),
+            let (kept, mut parcel) = match (item.message, item.work) {
+                (Some(kept), Work::Route(parcel)) => (kept, parcel),
                 (_, mut work) => {
                     work.has_passed_log();
                     self.deliver(work);
@@ -220,7 +230,7 @@ impl Shard {
                 }
             };
             if let Some(mut parcel) = self.committed(parcel, result) {
-                parcel.for_newcomers = pending == Pending::Offline;
+                parcel.for_newcomers = kept.pending == Pending::Offline;
                 self.deliver(Work::Route(parcel));
             }
         }
@@ -238,12 +248,12 @@ impl Shard {
 
     /// What the log gets of an item.
     fn message(&self, item: &Item) -> Option<NewMessage> {
-        let (Some(pending), Work::Route(parcel)) = (item.message, &item.work) else {
+        let (Some(Kept { pending, archive }), Work::Route(parcel)) = (item.message, &item.work)
+        else {
             return None;
         };
         let stanza = &parcel.stanza;
         let (from, to) = (stanza.from.as_ref()?, stanza.to.as_ref()?);
-        let archive = self.node().settings.archive.enabled && mam::is_archived(stanza);
         let sends_to_self = from.bare_str() == to.bare_str();
         let has_log = from.local().is_some() && self.node().serves(from.domain());
         let sender = (archive && has_log && !sends_to_self).then(|| LogCopy {
@@ -273,10 +283,7 @@ impl Shard {
     ) -> Option<Parcel> {
         match result {
             Ok(Stored { recipient, sender }) => {
-                let sent = sender.map(|copy| LogRef {
-                    id: copy.id.0,
-                    archived: copy.archived,
-                });
+                let sent = sender.map(|copy| place(copy.id, copy.archived));
                 self.copy_to_sender(&mut parcel, sent);
                 let Some(copy) = recipient else {
                     // Not for the recipient's log: it is delivered, or is not.
@@ -284,10 +291,7 @@ impl Shard {
                 };
                 metrics::count(parcel.counts, parcel.stanza.kind, Outcome::Stored);
                 Some(Parcel {
-                    entry: Some(LogRef {
-                        id: copy.id.0,
-                        archived: copy.archived,
-                    }),
+                    entry: Some(place(copy.id, copy.archived)),
                     receipt: None,
                     counts: false,
                     ..parcel

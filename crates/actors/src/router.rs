@@ -411,8 +411,8 @@ impl Shard {
             })
             .collect();
         let decision = delivery::decide(stanza.kind, to.resource(), &candidates);
-        if let Some(pending) = self.wants_log(&parcel, &decision) {
-            self.log(parcel, pending);
+        if let Some(kept) = self.wants_log(&parcel, &decision) {
+            self.log(parcel, kept);
             return None;
         }
         if self.has_to_wait(&parcel, account) {
