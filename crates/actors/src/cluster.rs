@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::moving::Questions;
 use crate::node::NodeShared;
 use crate::presence_list::{SessionLost, ShowAgain};
-use crate::shard::{Run, Shard};
+use crate::shard::{Broadcast, Run, Shard};
 
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
@@ -591,7 +591,7 @@ impl Shard {
     fn show_what_was_missed(self: &Rc<Self>) {
         let missed = self.missed.take();
         for ((_, account), stanza) in missed {
-            self.broadcast(&stanza, [account], std::time::Instant::now(), false);
+            self.broadcast(&Broadcast::new(stanza), [account]);
         }
     }
 

@@ -9,7 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hashbrown::HashMap;
@@ -19,7 +18,6 @@ use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::stanza::Kind;
 use rookery_storage::{LogCopy, NewMessage, Pending, Refused, Stored};
-use tokio::sync::Notify;
 
 use crate::log_tracker::place;
 use crate::metrics::{self, Outcome};
@@ -29,8 +27,8 @@ use crate::shard::{Parcel, Shard, Work};
 /// Messages in one call to storage.
 const BATCH: usize = 250;
 
-/// Messages of the whole process that may wait for the log before sessions and the bus slow down.
-const MAX_WAITING: usize = 8192;
+/// Bytes of messages after which a call takes no more: each is copied for it.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// One shard's queue.
 #[derive(Default)]
@@ -62,42 +60,6 @@ pub(crate) struct Kept {
     archive: bool,
 }
 
-/// How much the process has waiting for the log.
-#[derive(Debug, Default)]
-pub(crate) struct LogLoad {
-    waiting: AtomicUsize,
-    room: Notify,
-}
-
-impl LogLoad {
-    fn add(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn remove(&self, count: usize) {
-        let before = self.waiting.fetch_sub(count, Ordering::Relaxed);
-        if before > MAX_WAITING && before - count <= MAX_WAITING {
-            self.room.notify_waiters();
-        }
-    }
-
-    /// Whether those who bring more should wait.
-    pub(crate) fn is_high(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > MAX_WAITING
-    }
-
-    /// Waits while it is high.
-    pub(crate) async fn room(&self) {
-        loop {
-            let room = self.room.notified();
-            if !self.is_high() {
-                return;
-            }
-            room.await;
-        }
-    }
-}
-
 impl Shard {
     /// Whether a message has to be in the log before it is delivered, and how it is kept there.
     pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Kept> {
@@ -123,9 +85,6 @@ impl Shard {
         let Some(to) = parcel.stanza.to.as_ref().map(Jid::to_bare) else {
             return;
         };
-        if self.log_queue.items.borrow().len() >= self.node().settings.sessions.waiting_stanzas {
-            return self.bounce(parcel, &Condition::ResourceConstraint.into());
-        }
         self.queue_for_log(Item {
             work: Work::Route(parcel),
             to,
@@ -164,7 +123,6 @@ impl Shard {
             .entry_ref(&item.to)
             .or_default() += 1;
         queue.items.borrow_mut().push_back(item);
-        self.node().log_load.add();
         if !queue.is_running.replace(true) {
             actix_rt::spawn(Rc::clone(self).work_off_log());
         }
@@ -172,27 +130,31 @@ impl Shard {
 
     async fn work_off_log(self: Rc<Self>) {
         loop {
-            let count = self.take_batch();
-            if count == 0 {
+            self.take_batch();
+            if self.log_queue.committing.borrow().is_empty() {
                 break;
             }
             self.commit().await;
-            self.node().log_load.remove(count);
             self.flush();
         }
         self.log_queue.is_running.set(false);
     }
 
-    /// Takes what is to be committed next. Returns how much that is.
-    fn take_batch(&self) -> usize {
+    /// Takes what is to be committed next.
+    fn take_batch(&self) {
         let queue = &self.log_queue;
         let mut items = queue.items.borrow_mut();
-        let count = items.len().min(BATCH);
+        let mut bytes = 0;
+        let fits = |item: &&Item| {
+            let has_room = bytes < BATCH_BYTES;
+            bytes += item.size();
+            has_room
+        };
+        let count = items.iter().take(BATCH).take_while(fits).count();
         queue.committing.borrow_mut().extend(items.drain(..count));
         if items.is_empty() && items.capacity() > 4 * BATCH {
             *items = VecDeque::new();
         }
-        count
     }
 
     async fn commit(self: &Rc<Self>) {
@@ -368,12 +330,21 @@ impl Shard {
     }
 }
 
+impl Item {
+    fn size(&self) -> usize {
+        match &self.work {
+            Work::Route(parcel) => parcel.stanza.size(),
+            _ => 0,
+        }
+    }
+}
+
 impl Work {
     /// Who sends it.
     fn from(&self) -> Option<&Jid> {
         match self {
             Self::Route(parcel) => parcel.stanza.from.as_ref(),
-            Self::Broadcast { stanza, .. } => stanza.from.as_ref(),
+            Self::Broadcast { presence, .. } => presence.stanza.from.as_ref(),
             Self::Copy { message, .. } => message.from.as_ref(),
             Self::Probe { .. } => None,
         }
