@@ -519,9 +519,15 @@ fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
     let bus = Arc::clone(&cluster.bus);
     let node = Arc::clone(node);
     actix_rt::spawn(async move {
-        match bus.claim(lost).await {
-            Ok(frames) => route_again(&node, frames).await,
-            Err(error) => tracing::warn!(%error, "what was sent to a dead node is out of reach"),
+        loop {
+            match bus.claim(lost).await {
+                Ok(frames) if frames.is_empty() => return,
+                Ok(frames) => route_again(&node, frames).await,
+                Err(error) => {
+                    tracing::warn!(%error, "what was sent to a dead node is out of reach");
+                    return;
+                }
+            }
         }
     });
 }
