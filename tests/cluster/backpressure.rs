@@ -32,7 +32,7 @@ const LARGE: usize = 20_000;
 /// Bytes on a page of the archive.
 const PAGE: usize = 500_000;
 
-/// How late what goes to and comes from a slow Redis is: a lane then moves 3 MB a second.
+/// How late what goes to and comes from a slow Redis is: each batch of 64 KiB takes twice that.
 const SLOW: Duration = Duration::from_millis(10);
 
 /// How long a flood may take: the bounds of storage and bus are seconds, and a loaded machine is slow.
