@@ -15,6 +15,7 @@ use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 
+use crate::budget::Load;
 use crate::log_tracker::LogTracker;
 use crate::outbox::Outbox;
 use crate::presence_list::PresenceList;
@@ -76,6 +77,8 @@ pub struct Resource {
     pub jid: FullJid,
     /// What waits to be written to the client.
     pub outbox: Rc<Outbox>,
+    /// What the client has sent and is not dealt with.
+    pub load: Arc<Load>,
     /// The session's actor.
     pub session: Addr<UserSession>,
     /// The last available presence that the client broadcast; `None` while it is unavailable.

@@ -25,6 +25,7 @@ impl Shard {
         let work = Work::Copy {
             message: Arc::clone(&parcel.stanza),
             entry,
+            share: parcel.share.clone(),
         };
         let owner = self.node().shard_of(from.bare_str());
         if owner == self.index() {

@@ -7,17 +7,23 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rookery_bus::{Frame, LogRef};
+use rookery_bus::Frame;
 use rookery_features::offline;
-use rookery_proto::jid::BareJid;
+use rookery_proto::cluster::Epoch;
+use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use rookery_storage::{Entry, EntryId};
 
 use crate::account::{Account, Resource};
 use crate::cluster::Remote;
+use crate::log_tracker::place;
 use crate::outbox::Outgoing;
 use crate::shard::Shard;
+
+/// How long accounts gather whose nodes are to read their logs.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// Entries that are read at a time.
 const PAGE: usize = 100;
@@ -89,62 +95,121 @@ impl Shard {
         let _reading = account.log.reading();
         let storage = &self.node().storage;
         let mut after: Option<EntryId> = None;
-        loop {
+        let mut count = PAGE;
+        let mut may_wait = usize::MAX;
+        // A page is read when there is room for it: none waits in memory for a slow client.
+        while self.has_drained(resource, may_wait).await {
             let arrivals = account.log.arrivals();
-            let page = match storage.undelivered(&account.jid, after, PAGE).await {
+            let page = match storage.undelivered(&account.jid, after, count).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(account = %account.jid, %error, "stored messages were not read");
                     return;
                 }
             };
-            let is_last = page.len() < PAGE;
+            let is_last = page.len() < count;
+            let read = page.len();
+            let mut taken = 0;
             for entry in page {
-                after = Some(entry.id);
-                if !account.log.knows(entry.id.0) && !self.hand_out(account, resource, &entry) {
-                    return;
+                if !account.log.knows(entry.id.0) && !hand_out(account, resource, &entry) {
+                    break;
                 }
+                taken += 1;
+                after = Some(entry.id);
                 resource.read_up_to.set(entry.id.0);
-                // A long log must not overflow the outbox.
-                resource.outbox.room().await;
             }
             // What came while the last page was read is on the next one.
-            if is_last && account.log.arrivals() == arrivals {
+            if taken == read && is_last && account.log.arrivals() == arrivals {
                 return;
             }
-            if resource.outbox.is_closed() {
-                return;
+            // The rest of the page is read again when there is room.
+            count = if taken == read {
+                PAGE.min(2 * count)
+            } else {
+                taken.max(1)
+            };
+            may_wait = if taken == 0 { 0 } else { usize::MAX };
+        }
+    }
+
+    /// Waits until no more than so many bytes wait for a client, or what counts as room. If it takes
+    /// nothing for as long as a peer may accept no bytes, its session ends: under stream management, where
+    /// the bytes may be with the client and are not acknowledged, nothing else would notice.
+    ///
+    /// Returns whether the client can take more.
+    async fn has_drained(self: &Rc<Self>, resource: &Rc<Resource>, bytes: usize) -> bool {
+        let outbox = &resource.outbox;
+        let patience = self.node().settings.c2s.write_timeout;
+        loop {
+            let (before, was_connected) = (outbox.bytes(), outbox.is_connected());
+            let drained = outbox.drained_to(bytes);
+            if tokio::time::timeout(patience, drained).await.is_ok() {
+                return !outbox.is_closed();
+            }
+            if was_connected && outbox.is_connected() && outbox.bytes() >= before {
+                self.end_slow(resource);
+                return false;
             }
         }
     }
 
-    /// Returns whether the resource can take more.
-    fn hand_out(&self, account: &Account, resource: &Rc<Resource>, entry: &Entry) -> bool {
-        let Ok(mut stanza) = Stanza::from_xml(&entry.stanza) else {
-            tracing::error!(account = %account.jid, id = %entry.id, "a stored message is unreadable");
-            return true;
+    /// A client is slower than what comes for it: what is in its account's log it reads from there, and
+    /// is not ended. That is for the only resource that takes messages: where there are others, what
+    /// they have got is not in the list of the undelivered.
+    ///
+    /// Returns whether it does so.
+    pub(crate) fn falls_behind(self: &Rc<Self>, resource: &Rc<Resource>) -> bool {
+        let account = self.accounts.borrow().get(resource.jid.bare_str()).cloned();
+        let account = account.filter(|account| self.is_only_one(account, resource));
+        let Some(account) = account.filter(|_| !resource.outbox.is_closed()) else {
+            return false;
         };
-        offline::add_delay(&mut stanza, account.jid.domain(), entry.at);
-        let outgoing = Outgoing {
-            entry: Some(LogRef {
-                id: entry.id.0,
-                archived: entry.archived,
-            }),
-            ..Outgoing::new(Arc::new(stanza))
-        };
-        self.push(resource, outgoing)
+        tracing::debug!(jid = %resource.jid, "client is slow; it goes on from the log");
+        resource.takes_messages.set(false);
+        self.catch_up(&account, resource);
+        true
+    }
+
+    /// Whether it is the one resource that takes messages, on all nodes.
+    fn is_only_one(&self, account: &Account, resource: &Rc<Resource>) -> bool {
+        let is_willing =
+            |other: &&Rc<Resource>| other.takes_messages.get() || other.reads_log.get();
+        let resources = account.resources.borrow();
+        let mut willing = resources.iter().filter(is_willing);
+        let is_remote = |remote: &Remote| remote.available && remote.priority >= 0;
+        resource.takes_messages.get()
+            && willing.all(|other| Rc::ptr_eq(other, resource))
+            && !self
+                .cache
+                .borrow()
+                .get(account.jid.as_str())
+                .iter()
+                .any(is_remote)
     }
 
     /// Something in an account's log is undelivered although the account has resources: one of those
-    /// here reads the log again.
-    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) {
+    /// here reads the log again. Returns whether there is one.
+    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) -> bool {
         let Some(account) = self.accounts.borrow().get(account).cloned() else {
-            // Gone: the next login reads it.
-            return;
+            return false;
         };
-        if let Some(resource) = account.most_willing() {
+        if account
+            .resources
+            .borrow()
+            .iter()
+            .any(|resource| resource.reads_log.get())
+        {
+            account.log.came();
+            return true;
+        }
+        let Some(resource) = account.most_willing() else {
+            return false;
+        };
+        // What comes now must not overtake what it reads.
+        if !self.falls_behind(&resource) {
             self.catch_up(&account, &resource);
         }
+        true
     }
 
     /// Messages may be undelivered in the logs of accounts with resources here: they are read again, a
@@ -170,12 +235,12 @@ impl Shard {
         });
     }
 
-    /// A session has ended without confirming all messages that it was given: another one of the
-    /// account gets them, on this node or on another. If there is none, they wait in the log.
+    /// Messages for an account are undelivered in its log, as a session has ended without confirming them
+    /// or as there was no way to it: a resource of the account gets them, on this node or on another. If
+    /// there is none, they wait in the log.
     pub(crate) fn deliver_elsewhere(self: &Rc<Self>, account: &BareJid) {
-        let here = self.accounts.borrow().get(account).cloned();
-        if here.is_some_and(|account| account.most_willing().is_some()) {
-            return self.read_log_again(account);
+        if self.read_log_again(account) {
+            return;
         }
         let (shard, account) = (Rc::clone(self), account.clone());
         actix_rt::spawn(async move {
@@ -190,10 +255,77 @@ impl Shard {
             let rows = rows.iter().flatten().flatten();
             let willing = rows.filter(|row| row.available && row.priority >= 0 && row.epoch != own);
             if let Some(row) = willing.max_by_key(|row| row.priority) {
-                cluster.tell([row.epoch], &Frame::LogChanged { account });
+                shard.has_to_read_log(row.epoch, account);
             }
         });
     }
+
+    /// Whether a node has not heard yet that it is to read the log of the account of these resources:
+    /// what is in the log need not, and must not, go there before that.
+    pub(crate) fn reads_log_for(&self, node: Epoch, to: &[FullJid]) -> bool {
+        let behind = self.behind.borrow();
+        behind.get(&node).is_some_and(|accounts| {
+            to.first()
+                .is_some_and(|jid| accounts.contains(jid.bare_str()))
+        })
+    }
+
+    /// A node did not get messages that an account has in its log: it is to read them there. It is told
+    /// when there is room on the way to it.
+    pub(crate) fn has_to_read_log(self: &Rc<Self>, node: Epoch, account: BareJid) {
+        let is_first = {
+            let mut behind = self.behind.borrow_mut();
+            let is_first = !behind.contains_key(&node);
+            behind.entry(node).or_default().insert(account);
+            is_first
+        };
+        if is_first {
+            let shard = Rc::clone(self);
+            actix_rt::spawn(async move { shard.tell_log_reader(node).await });
+        }
+    }
+
+    async fn tell_log_reader(self: Rc<Self>, node: Epoch) {
+        let Some(cluster) = &self.node().cluster else {
+            return;
+        };
+        loop {
+            // What comes back from a node that is gone must not go there again at once.
+            tokio::time::sleep(GATHER).await;
+            cluster.bus.ready(node).await;
+            let is_gone = !cluster
+                .directory
+                .nodes()
+                .iter()
+                .any(|info| info.epoch == node);
+            let mut behind = self.behind.borrow_mut();
+            let Some(accounts) = behind.get_mut(&node) else {
+                return;
+            };
+            accounts.retain(|account| {
+                let account = account.clone();
+                !is_gone && cluster.send(node, Frame::LogChanged { account }).is_err()
+            });
+            if accounts.is_empty() {
+                behind.remove(&node);
+                return;
+            }
+        }
+    }
+}
+
+/// Returns whether the resource took it, or need not.
+fn hand_out(account: &Account, resource: &Rc<Resource>, entry: &Entry) -> bool {
+    let Ok(mut stanza) = Stanza::from_xml(&entry.stanza) else {
+        tracing::error!(account = %account.jid, id = %entry.id, "a stored message is unreadable");
+        return true;
+    };
+    offline::add_delay(&mut stanza, account.jid.domain(), entry.at);
+    let outgoing = Outgoing {
+        entry: Some(place(entry.id, entry.archived)),
+        ..Outgoing::new(Arc::new(stanza))
+    };
+    resource.outbox.push(outgoing).is_ok()
 }
 
 impl Account {

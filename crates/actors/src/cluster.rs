@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::moving::Questions;
 use crate::node::NodeShared;
 use crate::presence_list::{SessionLost, ShowAgain};
-use crate::shard::{Run, Shard};
+use crate::shard::{Broadcast, Run, Shard};
 
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
@@ -524,9 +524,15 @@ fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
     let bus = Arc::clone(&cluster.bus);
     let node = Arc::clone(node);
     actix_rt::spawn(async move {
-        match bus.claim(lost).await {
-            Ok(frames) => route_again(&node, frames).await,
-            Err(error) => tracing::warn!(%error, "what was sent to a dead node is out of reach"),
+        loop {
+            match bus.claim(lost).await {
+                Ok(frames) if frames.is_empty() => return,
+                Ok(frames) => route_again(&node, frames).await,
+                Err(error) => {
+                    tracing::warn!(%error, "what was sent to a dead node is out of reach");
+                    return;
+                }
+            }
         }
     });
 }
@@ -600,7 +606,7 @@ impl Shard {
     fn show_what_was_missed(self: &Rc<Self>) {
         let missed = self.missed.take();
         for ((_, account), stanza) in missed {
-            self.broadcast(&stanza, [account], std::time::Instant::now(), false);
+            self.broadcast(&Broadcast::new(stanza), [account]);
         }
     }
 

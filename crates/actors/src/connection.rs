@@ -7,7 +7,8 @@
 //!
 //! All of its work is done by one future, the `Pump`: it is polled when the socket, the outbox, a
 //! timer or an answer has something. What has arrived is handled in order; the next read waits until
-//! the session has dealt with the last one, which is the back-pressure on the client.
+//! the session has dealt with the last one, and not too much of what it sent on is under way
+//! (`budget.rs`), which is the back-pressure on the client.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use actix::prelude::*;
@@ -24,6 +26,7 @@ use rookery_proto::stream::{Framer, Framing, StreamCondition, StreamError, Strea
 use tokio::time::Instant;
 
 use crate::admission::{Refusal, Ticket};
+use crate::budget::Load;
 use crate::metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::shard::Shard;
@@ -151,6 +154,7 @@ struct Negotiating {
 struct Bound {
     session: Addr<UserSession>,
     outbox: Rc<Outbox>,
+    load: Arc<Load>,
     /// Which of the session's connections this is; a resumed session has had others.
     generation: u32,
     scope: StreamScope,
@@ -399,12 +403,24 @@ impl Connection {
                 self.begin_end(end, cx)?;
                 continue;
             }
-            if self.must_wait_for_writes() || self.read(ctx, cx)?.is_pending() {
+            if self.must_wait_for_writes()
+                || self.must_wait_for_room(cx)
+                || self.read(ctx, cx)?.is_pending()
+            {
                 return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the client has sent so much that is not dealt with that it has to wait: this is the
+    /// back-pressure on it.
+    fn must_wait_for_room(&self, cx: &mut std::task::Context<'_>) -> bool {
+        match &self.state {
+            State::Bound(bound) => bound.load.poll_room(cx).is_pending(),
+            State::Proxied(_) | State::Negotiating(_) | State::Ending(_) => false,
+        }
     }
 
     /// Whether a stream's end need not wait for the work that is under way: when the session itself

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rookery_bus::{Frame, Inbound};
 use rookery_proto::cluster::Epoch;
-use rookery_proto::jid::Jid;
+use rookery_proto::jid::{FullJid, Jid};
 
 use crate::cluster::{read_all_logs, run};
 use crate::node::{NodeShared, end_sessions};
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
-use crate::shard::{Parcel, Shard, ShardJob, Work};
+use crate::shard::{Broadcast, Parcel, Shard, ShardJob, Work};
 
 pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     match inbound {
@@ -27,7 +27,7 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
             tracing::warn!(%from, "frames from a node were lost; the log is read");
             read_all_logs(node).await;
         }
-        Inbound::Returned { frames, .. } => route_again(node, frames).await,
+        Inbound::Returned { to, frames } => take_returned(node, to, frames).await,
     }
 }
 
@@ -92,22 +92,22 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             let Some(first) = to.first() else { return };
             let index = node.shard_of(first.bare_str());
             let delivery = FromBus {
-                parcel: Parcel::from_frame(stanza, hops, entry, counts),
+                parcel: Parcel::from_frame(node, stanza, hops, entry, counts),
                 to,
                 responsible,
             };
             batch.add(index, Task::Deliver(delivery));
         }
         Frame::Broadcast { stanza, to } => {
-            let stanza = Arc::new(stanza);
+            let share = node.from_nodes.share(stanza.size());
+            let presence = Broadcast {
+                from_bus: true,
+                share: Some(Arc::new(share)),
+                ..Broadcast::new(Arc::new(stanza))
+            };
             for (index, to) in node.by_shard(to) {
-                let work = Work::Broadcast {
-                    stanza: Arc::clone(&stanza),
-                    to,
-                    accepted: std::time::Instant::now(),
-                    from_bus: true,
-                };
-                batch.add(index, Task::Work(work));
+                let presence = presence.clone();
+                batch.add(index, Task::Work(Work::Broadcast { presence, to }));
             }
         }
         Frame::RosterChanged {
@@ -145,7 +145,7 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
         Frame::LogChanged { account } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| shard.read_log_again(&account));
+            batch.run(index, move |shard| shard.deliver_elsewhere(&account));
         }
         Frame::Carbon {
             account,
@@ -207,6 +207,27 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     }
 }
 
+/// Frames that did not get to their node, as far as is known. What has its place in a log the node is to
+/// read there, if it still has the account: that also leaves out what it has got all the same.
+async fn take_returned(node: &Arc<NodeShared>, to: Epoch, frames: Vec<Frame>) {
+    for frame in &frames {
+        let account = match frame {
+            Frame::Deliver {
+                to, entry: Some(_), ..
+            } => to.first().map(FullJid::to_bare),
+            Frame::LogChanged { account } => Some(account.clone()),
+            _ => None,
+        };
+        if let Some(account) = account {
+            run(node, node.shard_of(account.as_str()), move |shard| {
+                shard.has_to_read_log(to, account);
+            })
+            .await;
+        }
+    }
+    route_again(node, frames).await;
+}
+
 /// Frames that their node never handled: look for the recipients again.
 pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
     for frame in frames {
@@ -223,7 +244,7 @@ pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
             if stanza.to.is_none() {
                 stanza.to = Some(Jid::from(first.clone()));
             }
-            let parcel = Parcel::from_frame(stanza, hops + 1, entry, counts);
+            let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
             run(node, node.shard_of(first.bare_str()), move |shard| {
                 shard.again(parcel);
             })

@@ -63,6 +63,12 @@ impl Outbox {
         }));
     }
 
+    /// Whether the session has a connection now.
+    pub(crate) fn is_connected(&self) -> bool {
+        let link = self.link.get();
+        link.is_some_and(|link| !link.broken && self.is_drained_by(link.generation))
+    }
+
     /// A connection of the session is gone, perhaps not the newest.
     pub(crate) fn link_broke(&self, generation: u32) {
         if let Some(link) = self.link.get().filter(|link| link.generation == generation) {
@@ -81,7 +87,7 @@ fn describe(resource: &Resource) -> Option<SessionInfo> {
         since: link.since,
         transport: link.transport,
         address: link.address,
-        connected: !link.broken && outbox.is_drained_by(link.generation),
+        connected: outbox.is_connected(),
         queued_stanzas: outbox.len(),
         queued_bytes: outbox.bytes(),
     })

@@ -21,6 +21,7 @@
 pub mod account;
 pub mod admission;
 pub(crate) mod archive;
+pub mod budget;
 pub(crate) mod carbons;
 pub(crate) mod catch_up;
 pub mod cluster;

@@ -9,19 +9,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hashbrown::HashMap;
-use rookery_bus::LogRef;
 use rookery_features::delivery::Decision;
 use rookery_features::{offline, xep0313_mam as mam};
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::stanza::Kind;
 use rookery_storage::{LogCopy, NewMessage, Pending, Refused, Stored};
-use tokio::sync::Notify;
 
+use crate::log_tracker::place;
 use crate::metrics::{self, Outcome};
 use crate::reply;
 use crate::shard::{Parcel, Shard, Work};
@@ -29,8 +27,8 @@ use crate::shard::{Parcel, Shard, Work};
 /// Messages in one call to storage.
 const BATCH: usize = 250;
 
-/// Messages of the whole process that may wait for the log before sessions and the bus slow down.
-const MAX_WAITING: usize = 8192;
+/// Bytes of messages after which a call takes no more: each is copied for it.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// One shard's queue.
 #[derive(Default)]
@@ -49,77 +47,48 @@ pub(crate) struct LogQueue {
 struct Item {
     work: Work,
     to: BareJid,
-    /// How the message is kept for its recipient; `None` for what only must not overtake.
-    message: Option<Pending>,
+    /// How the message is kept; `None` for what only must not overtake.
+    message: Option<Kept>,
 }
 
-/// How much the process has waiting for the log.
-#[derive(Debug, Default)]
-pub(crate) struct LogLoad {
-    waiting: AtomicUsize,
-    room: Notify,
-}
-
-impl LogLoad {
-    fn add(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn remove(&self, count: usize) {
-        let before = self.waiting.fetch_sub(count, Ordering::Relaxed);
-        if before > MAX_WAITING && before - count <= MAX_WAITING {
-            self.room.notify_waiters();
-        }
-    }
-
-    /// Whether those who bring more should wait.
-    pub(crate) fn is_high(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > MAX_WAITING
-    }
-
-    /// Waits while it is high.
-    pub(crate) async fn room(&self) {
-        loop {
-            let room = self.room.notified();
-            if !self.is_high() {
-                return;
-            }
-            room.await;
-        }
-    }
+/// How a message is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// For its recipient.
+    pending: Pending,
+    /// Whether the archives have it, if the accounts want that.
+    archive: bool,
 }
 
 impl Shard {
     /// Whether a message has to be in the log before it is delivered, and how it is kept there.
-    pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Pending> {
+    pub(crate) fn wants_log(&self, parcel: &Parcel, decision: &Decision) -> Option<Kept> {
         let stanza = &parcel.stanza;
         if parcel.entry.is_some() || parcel.passed_log || !matches!(stanza.kind, Kind::Message(_)) {
             return None;
         }
-        let is_archived = self.node().settings.archive.enabled && mam::is_archived(stanza);
+        let archive = self.node().settings.archive.enabled && mam::is_archived(stanza);
         let is_stored = offline::is_stored(stanza);
-        match decision {
-            Decision::Store if is_stored => Some(Pending::Offline),
-            Decision::Deliver(_) if is_stored && (is_archived || parcel.receipt.is_some()) => {
-                Some(Pending::Live)
+        let pending = match decision {
+            Decision::Store if is_stored => Pending::Offline,
+            Decision::Deliver(_) if is_stored && (archive || parcel.receipt.is_some()) => {
+                Pending::Live
             }
-            Decision::Store | Decision::Deliver(_) if is_archived => Some(Pending::No),
-            _ => None,
-        }
+            Decision::Store | Decision::Deliver(_) if archive => Pending::No,
+            _ => return None,
+        };
+        Some(Kept { pending, archive })
     }
 
     /// Commits a message; it comes back to be delivered.
-    pub(crate) fn log(self: &Rc<Self>, parcel: Parcel, pending: Pending) {
+    pub(crate) fn log(self: &Rc<Self>, parcel: Parcel, kept: Kept) {
         let Some(to) = parcel.stanza.to.as_ref().map(Jid::to_bare) else {
             return;
         };
-        if self.log_queue.items.borrow().len() >= self.node().settings.sessions.waiting_stanzas {
-            return self.bounce(parcel, &Condition::ResourceConstraint.into());
-        }
         self.queue_for_log(Item {
             work: Work::Route(parcel),
             to,
-            message: Some(pending),
+            message: Some(kept),
         });
     }
 
@@ -154,7 +123,6 @@ impl Shard {
             .entry_ref(&item.to)
             .or_default() += 1;
         queue.items.borrow_mut().push_back(item);
-        self.node().log_load.add();
         if !queue.is_running.replace(true) {
             actix_rt::spawn(Rc::clone(self).work_off_log());
         }
@@ -162,27 +130,31 @@ impl Shard {
 
     async fn work_off_log(self: Rc<Self>) {
         loop {
-            let count = self.take_batch();
-            if count == 0 {
+            self.take_batch();
+            if self.log_queue.committing.borrow().is_empty() {
                 break;
             }
             self.commit().await;
-            self.node().log_load.remove(count);
             self.flush();
         }
         self.log_queue.is_running.set(false);
     }
 
-    /// Takes what is to be committed next. Returns how much that is.
-    fn take_batch(&self) -> usize {
+    /// Takes what is to be committed next.
+    fn take_batch(&self) {
         let queue = &self.log_queue;
         let mut items = queue.items.borrow_mut();
-        let count = items.len().min(BATCH);
+        let mut bytes = 0;
+        let fits = |item: &&Item| {
+            let has_room = bytes < BATCH_BYTES;
+            bytes += item.size();
+            has_room
+        };
+        let count = items.iter().take(BATCH).take_while(fits).count();
         queue.committing.borrow_mut().extend(items.drain(..count));
         if items.is_empty() && items.capacity() > 4 * BATCH {
             *items = VecDeque::new();
         }
-        count
     }
 
     async fn commit(self: &Rc<Self>) {
@@ -202,8 +174,8 @@ impl Shard {
         let batch = self.log_queue.committing.take();
         for item in batch {
             self.forget_recipient(&item.to);
-            let (pending, mut parcel) = match (item.message, item.work) {
-                (Some(pending), Work::Route(parcel)) => (pending, parcel),
+            let (kept, mut parcel) = match (item.message, item.work) {
+                (Some(kept), Work::Route(parcel)) => (kept, parcel),
                 (_, mut work) => {
                     work.has_passed_log();
                     self.deliver(work);
@@ -220,7 +192,7 @@ impl Shard {
                 }
             };
             if let Some(mut parcel) = self.committed(parcel, result) {
-                parcel.for_newcomers = pending == Pending::Offline;
+                parcel.for_newcomers = kept.pending == Pending::Offline;
                 self.deliver(Work::Route(parcel));
             }
         }
@@ -238,12 +210,12 @@ impl Shard {
 
     /// What the log gets of an item.
     fn message(&self, item: &Item) -> Option<NewMessage> {
-        let (Some(pending), Work::Route(parcel)) = (item.message, &item.work) else {
+        let (Some(Kept { pending, archive }), Work::Route(parcel)) = (item.message, &item.work)
+        else {
             return None;
         };
         let stanza = &parcel.stanza;
         let (from, to) = (stanza.from.as_ref()?, stanza.to.as_ref()?);
-        let archive = self.node().settings.archive.enabled && mam::is_archived(stanza);
         let sends_to_self = from.bare_str() == to.bare_str();
         let has_log = from.local().is_some() && self.node().serves(from.domain());
         let sender = (archive && has_log && !sends_to_self).then(|| LogCopy {
@@ -273,10 +245,7 @@ impl Shard {
     ) -> Option<Parcel> {
         match result {
             Ok(Stored { recipient, sender }) => {
-                let sent = sender.map(|copy| LogRef {
-                    id: copy.id.0,
-                    archived: copy.archived,
-                });
+                let sent = sender.map(|copy| place(copy.id, copy.archived));
                 self.copy_to_sender(&mut parcel, sent);
                 let Some(copy) = recipient else {
                     // Not for the recipient's log: it is delivered, or is not.
@@ -284,10 +253,7 @@ impl Shard {
                 };
                 metrics::count(parcel.counts, parcel.stanza.kind, Outcome::Stored);
                 Some(Parcel {
-                    entry: Some(LogRef {
-                        id: copy.id.0,
-                        archived: copy.archived,
-                    }),
+                    entry: Some(place(copy.id, copy.archived)),
                     receipt: None,
                     counts: false,
                     ..parcel
@@ -364,12 +330,21 @@ impl Shard {
     }
 }
 
+impl Item {
+    fn size(&self) -> usize {
+        match &self.work {
+            Work::Route(parcel) => parcel.stanza.size(),
+            _ => 0,
+        }
+    }
+}
+
 impl Work {
     /// Who sends it.
     fn from(&self) -> Option<&Jid> {
         match self {
             Self::Route(parcel) => parcel.stanza.from.as_ref(),
-            Self::Broadcast { stanza, .. } => stanza.from.as_ref(),
+            Self::Broadcast { presence, .. } => presence.stanza.from.as_ref(),
             Self::Copy { message, .. } => message.from.as_ref(),
             Self::Probe { .. } => None,
         }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
+use rookery_bus::LogRef;
 use rookery_proto::jid::BareJid;
 use rookery_storage::EntryId;
 
@@ -21,6 +22,11 @@ const GATHER: Duration = Duration::from_millis(20);
 
 /// How long they wait when storage could not write the last ones.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A place in an account's log.
+pub(crate) fn place(id: EntryId, archived: bool) -> LogRef {
+    LogRef { id: id.0, archived }
+}
 
 /// The entries of one account that this node deals with.
 #[derive(Debug)]
@@ -67,6 +73,11 @@ impl LogTracker {
             return;
         }
         state.confirmed.push(EntryId(entry));
+        drop(state);
+        self.has_something_to_write();
+    }
+
+    fn has_something_to_write(self: &Rc<Self>) {
         if !self.is_listed.replace(true) {
             Shard::current().confirmations.borrow_mut().add(self);
         }
@@ -127,9 +138,7 @@ impl LogTracker {
         }
         state.confirmed.extend(entries);
         drop(state);
-        if !self.is_listed.replace(true) {
-            Shard::current().confirmations.borrow_mut().add(self);
-        }
+        self.has_something_to_write();
     }
 
     /// What was taken has been written.

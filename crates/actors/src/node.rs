@@ -21,9 +21,9 @@ use tokio::sync::oneshot;
 
 use crate::admission::Admission;
 use crate::archive;
+use crate::budget::{Budget, Load};
 use crate::cluster::{self, Cluster};
 use crate::connection::Accepted;
-use crate::log_queue::LogLoad;
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
 use crate::turnstile::{Entry, Turnstile};
@@ -47,8 +47,10 @@ pub struct NodeShared {
     pub(crate) turnstile: Turnstile<Accepted>,
     /// The other nodes; `None` on a single node.
     pub cluster: Option<Cluster>,
-    /// Messages that wait to be committed.
-    pub(crate) log_load: LogLoad,
+    /// What stanzas that have not ended take.
+    pub(crate) budget: Arc<Budget>,
+    /// The part of them that other nodes have sent.
+    pub(crate) from_nodes: Arc<Load>,
     /// Key of the made-up salts for unknown users (RFC 5802 has none; see `features::scram`).
     pub salt_key: [u8; 32],
     /// When the node started.
@@ -221,6 +223,7 @@ impl Node {
         metrics::init();
         let salt_key = storage.secret("scram-salt").await?;
         let workers = settings.workers.max(1);
+        let budget = Arc::default();
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
             turnstile: Turnstile::new(settings.c2s.max_unauthenticated),
@@ -228,7 +231,8 @@ impl Node {
             settings,
             storage,
             tls,
-            log_load: LogLoad::default(),
+            from_nodes: Load::new(&budget),
+            budget,
             salt_key,
             started: Instant::now(),
             shards: OnceLock::new(),

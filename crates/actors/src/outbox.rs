@@ -108,18 +108,22 @@ impl Outbox {
     /// # Errors
     /// Gives the stanza back if the queue is full or closed.
     pub fn push(&self, outgoing: Outgoing) -> Result<(), Box<Outgoing>> {
-        let size = outgoing.stanza.size();
-        let bytes = self.bytes.get();
-        if self.closed.get() || (bytes > 0 && bytes + size > self.max_bytes) {
+        if self.closed.get() || !self.has_room_for(&outgoing) {
             return Err(Box::new(outgoing));
         }
-        self.bytes.set(bytes + size);
+        self.bytes.set(self.bytes.get() + outgoing.stanza.size());
         if let Some(entry) = outgoing.entry {
             self.log.handed_out(entry.id);
         }
         self.queue.borrow_mut().push_back(outgoing);
         self.wake();
         Ok(())
+    }
+
+    /// Whether a stanza fits.
+    pub(crate) fn has_room_for(&self, outgoing: &Outgoing) -> bool {
+        let bytes = self.bytes.get();
+        bytes == 0 || bytes + outgoing.stanza.size() <= self.max_bytes
     }
 
     fn wake(&self) {
@@ -173,7 +177,7 @@ impl Outbox {
         if let Some(entry) = outgoing.entry {
             self.log.confirmed(entry.id);
         }
-        if self.has_room() {
+        if self.bytes.get() <= self.max_bytes / 4 {
             self.wake_for_room();
         }
     }
@@ -213,14 +217,12 @@ impl Outbox {
         self.closed.get()
     }
 
-    fn has_room(&self) -> bool {
-        self.bytes.get() <= self.max_bytes / 4
-    }
-
-    /// Waits until less than a quarter of the bound is taken, or the queue is closed.
-    pub async fn room(&self) {
+    /// Waits until no more than so many bytes are taken, a quarter of the bound at most, or the queue is
+    /// closed.
+    pub(crate) async fn drained_to(&self, bytes: usize) {
+        let bytes = bytes.min(self.max_bytes / 4);
         std::future::poll_fn(|cx| {
-            if self.has_room() || self.closed.get() {
+            if self.bytes.get() <= bytes || self.closed.get() {
                 return Poll::Ready(());
             }
             self.room.borrow_mut().push(cx.waker().clone());

@@ -14,7 +14,6 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::prelude::*;
 use hashbrown::HashMap;
@@ -34,7 +33,7 @@ use crate::account::{Account, Resource};
 use crate::cluster::Remote;
 use crate::outbox::Outgoing;
 use crate::reply;
-use crate::shard::{Parcel, Shard, Work};
+use crate::shard::{Broadcast, Parcel, Shard, Work};
 use crate::user_session::PresenceRequest;
 
 /// Requests that wait for their turn; more come only when many contacts subscribe at once, and
@@ -94,8 +93,7 @@ impl Actor for PresenceList {
 #[rtype(result = "Vec<Stanza>")]
 pub(crate) struct UserPresence {
     pub(crate) resource: String,
-    pub(crate) stanza: Arc<Stanza>,
-    pub(crate) accepted: Instant,
+    pub(crate) presence: Broadcast,
 }
 
 impl PresenceRequest for UserPresence {}
@@ -107,7 +105,10 @@ impl Handler<UserPresence> for PresenceList {
         self.run(|list| async move {
             match list.user_presence(&request).await {
                 Ok(()) => Vec::new(),
-                Err(error) => request.stanza.reply_error(&error).into_iter().collect(),
+                Err(error) => {
+                    let answer = request.presence.stanza.reply_error(&error);
+                    answer.into_iter().collect()
+                }
             }
         })
     }
@@ -120,7 +121,7 @@ impl Handler<UserPresence> for PresenceList {
 pub(crate) struct Unavailable {
     pub(crate) resource: String,
     /// Unavailable presence from the resource's full JID.
-    pub(crate) stanza: Arc<Stanza>,
+    pub(crate) presence: Broadcast,
     /// Whether it was available before, so that contacts have to be told.
     pub(crate) was_available: bool,
     /// Who got directed presence and is to be told as well (§4.6.3).
@@ -153,7 +154,7 @@ impl Handler<SessionLost> for PresenceList {
 
     fn handle(&mut self, request: SessionLost, _: &mut Self::Context) -> Self::Result {
         self.run(|list| async move {
-            list.tell_contacts(&request.stanza, Instant::now()).await;
+            list.tell_contacts(&Broadcast::new(request.stanza)).await;
             list.shard.flush();
         })
     }
@@ -245,7 +246,8 @@ impl List {
     }
 
     async fn user_presence(&self, request: &UserPresence) -> Result<(), StanzaError> {
-        let priority = rookery_features::presence::priority(&request.stanza)?;
+        let stanza = &request.presence.stanza;
+        let priority = rookery_features::presence::priority(stanza)?;
         self.load().await?;
         let Some(resource) = self.account.resource(&request.resource) else {
             // Unbound meanwhile.
@@ -253,7 +255,7 @@ impl List {
         };
         let initial = !resource.is_available();
         let had_messages = !initial && resource.priority.get() >= 0;
-        *resource.presence.borrow_mut() = Some(Arc::clone(&request.stanza));
+        *resource.presence.borrow_mut() = Some(Arc::clone(stanza));
         resource.priority.set(priority);
         if priority < 0 {
             resource.takes_messages.set(false);
@@ -261,7 +263,7 @@ impl List {
         if let Some(cluster) = &self.node().cluster {
             cluster.update(&resource).await;
         }
-        self.tell_contacts(&request.stanza, request.accepted).await;
+        self.tell_contacts(&request.presence).await;
         if initial {
             self.tell_resource(&resource);
         }
@@ -302,32 +304,29 @@ impl List {
                 cluster.update(resource).await;
             }
         }
-        let accepted = Instant::now();
+        let stanza = &request.presence.stanza;
         if request.was_available {
-            self.tell_contacts(&request.stanza, accepted).await;
+            self.tell_contacts(&request.presence).await;
             if let Some(resource) = &gone {
                 // RFC 6121 §4.5.2: the resource itself is told as well; it is not among the
                 // available ones any more.
                 self.shard.push(
                     resource,
                     Outgoing {
-                        stanza: Arc::clone(&request.stanza),
                         to: Some(Jid::from(self.account.jid.clone())),
-                        accepted,
-                        entry: None,
-                        counts: false,
+                        accepted: request.presence.accepted,
+                        ..Outgoing::new(Arc::clone(stanza))
                     },
                 );
             }
-            self.note_last_activity(&request.stanza).await;
+            self.note_last_activity(stanza).await;
         }
         let told = self.contacts(|item| item.subscription.seen_by_contact());
         for to in request.directed {
             if told.iter().any(|contact| contact.as_str() == to.bare_str()) {
                 continue;
             }
-            let mut stanza = Stanza::clone(&request.stanza);
-            stanza.to = Some(to);
+            let stanza = Stanza::clone(stanza).with_to(to);
             self.shard.accept(Work::Route(Parcel::new(stanza)));
         }
         self.shard.flush();
@@ -361,7 +360,7 @@ impl List {
 
     /// Sends the account's presence to the contacts that may see it, and to its own resources
     /// (§4.2.2, §4.4.2, §4.5.2).
-    async fn tell_contacts(&self, stanza: &Arc<Stanza>, accepted: Instant) {
+    async fn tell_contacts(&self, presence: &Broadcast) {
         if let Err(error) = self.load().await {
             tracing::warn!(account = %self.account.jid, condition = ?error.condition,
                 "contacts were not told of a presence");
@@ -369,7 +368,7 @@ impl List {
         }
         let mut recipients = self.contacts(|item| item.subscription.seen_by_contact());
         recipients.push(self.account.jid.clone());
-        self.shard.broadcast(stanza, recipients, accepted, false);
+        self.shard.broadcast(presence, recipients);
     }
 
     async fn show_again(&self, resource: &str) {
@@ -384,8 +383,8 @@ impl List {
         let presence = resource.presence.borrow().clone();
         if let Some(presence) = presence {
             let contacts = self.contacts(|item| item.subscription.seen_by_contact());
-            self.shard
-                .broadcast(&presence, contacts, Instant::now(), false);
+            let broadcast = Broadcast::new(Arc::clone(&presence));
+            self.shard.broadcast(&broadcast, contacts);
             // Its client knows, and those of the account's other resources here.
             let own = self.account.jid.as_str();
             let elsewhere = self.shard.cache.borrow().get(own).to_vec();

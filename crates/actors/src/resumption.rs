@@ -1,6 +1,7 @@
 //! Going on with a session whose connection broke: XEP-0198 §5.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix::Addr;
 use rookery_proto::error::Condition;
@@ -83,6 +84,7 @@ impl Shard {
                 jid: resource.jid.clone(),
                 session: resource.session.clone(),
                 outbox: Rc::clone(&resource.outbox),
+                load: Arc::clone(&resource.load),
                 generation: attached?.generation,
             }),
             // It ended meanwhile.

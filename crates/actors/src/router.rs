@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
@@ -29,15 +29,19 @@ use rookery_proto::stream::StreamCondition;
 use smallvec::SmallVec;
 
 use crate::account::{Account, Resource};
+use crate::budget::Share;
 use crate::cluster::Remote;
 use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
 use crate::presence_list::{InboundSubscription, Probe};
 use crate::reply;
-use crate::shard::{Parcel, Shard, Work};
+use crate::shard::{Broadcast, Parcel, Shard, Work};
 
 /// How often a stanza is looked up again before it counts as undeliverable.
 const MAX_HOPS: u8 = 3;
+
+/// How long a message that is in the log waits for the way to a node; then the node reads the log.
+const LANE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something that has to be done before the next stanza for the same account.
 pub(crate) type Job = Pin<Box<dyn Future<Output = ()>>>;
@@ -48,6 +52,8 @@ pub(crate) enum Queued {
     Work(Work),
     /// Something to do that must not be overtaken.
     Job(Job),
+    /// Messages that did not wait here, as there was too much: they are in the log.
+    LeftInLog,
 }
 
 impl Work {
@@ -61,7 +67,12 @@ impl Work {
         }
     }
 
-    /// The same, as something that outlives the work.
+    /// Whether it is a message that has its place in the log.
+    fn is_in_log(&self) -> bool {
+        matches!(self, Self::Route(parcel) if parcel.entry.is_some())
+    }
+
+    /// The account, as something that outlives the work.
     fn bare(&self) -> Option<Jid> {
         match self {
             Self::Route(parcel) => parcel.stanza.to.clone(),
@@ -103,14 +114,7 @@ impl Shard {
     pub(crate) fn accept(self: &Rc<Self>, work: Work) {
         match work {
             Work::Route(parcel) => self.route(parcel),
-            Work::Broadcast {
-                stanza,
-                to,
-                accepted,
-                from_bus,
-            } => {
-                self.broadcast_here(&stanza, to, accepted, from_bus);
-            }
+            Work::Broadcast { presence, to } => self.broadcast_here(&presence, to),
             Work::Probe { prober, contacts } => self.probe_here(&prober, contacts),
             Work::Copy { .. } => self.deliver(work),
         }
@@ -148,10 +152,14 @@ impl Shard {
         }
     }
 
-    /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1).
-    pub(crate) fn bounce(self: &Rc<Self>, parcel: Parcel, error: &StanzaError) {
+    /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1). Until
+    /// that has arrived the sender has it under way.
+    pub(crate) fn bounce(self: &Rc<Self>, mut parcel: Parcel, error: &StanzaError) {
         if let Some(answer) = parcel.stanza.reply_error(error) {
-            self.route(Parcel::new(answer));
+            self.route(Parcel {
+                share: parcel.share.take(),
+                ..Parcel::new(answer)
+            });
         }
         parcel.end(Outcome::Bounced);
     }
@@ -165,36 +173,47 @@ impl Shard {
             return true;
         }
         if !resource.outbox.is_closed() {
-            metrics::MAILBOX_OVERFLOWS
-                .with_label_values(&["outbox"])
-                .inc();
-            tracing::info!(jid = %resource.jid, "client does not read; its session ends");
-            self.unbind(resource);
-            resource.end(StreamCondition::ResourceConstraint);
+            self.end_slow(resource);
         }
         false
     }
 
+    /// A client does not read: its session ends.
+    pub(crate) fn end_slow(&self, resource: &Rc<Resource>) {
+        metrics::MAILBOX_OVERFLOWS
+            .with_label_values(&["outbox"])
+            .inc();
+        tracing::info!(jid = %resource.jid, "client does not read; its session ends");
+        self.unbind(resource);
+        resource.end(StreamCondition::ResourceConstraint);
+    }
+
     /// Delivers now, or behind what is waiting for the same account.
     pub(crate) fn deliver(self: &Rc<Self>, work: Work) {
-        let full = self.node().settings.sessions.waiting_stanzas;
-        let waiting = {
-            let mut waiting = self.waiting.borrow_mut();
-            match work.account().and_then(|account| waiting.get_mut(account)) {
-                Some(queue) if queue.len() < full => {
-                    queue.push_back(Queued::Work(work));
-                    return;
-                }
-                Some(_) => true,
-                None => false,
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(queue) = work.account().and_then(|account| waiting.get_mut(account)) {
+            if self.may_wait(work.share(), queue) {
+                queue.push_back(Queued::Work(work));
+            } else if work.is_in_log() {
+                leave_in_log(queue);
+            } else {
+                drop(waiting);
+                self.give_up(work, &Condition::ResourceConstraint.into());
             }
-        };
-        if waiting {
-            return self.give_up(work, &Condition::ResourceConstraint.into());
+            return;
         }
+        drop(waiting);
         let account = work.bare();
         if let (Some(job), Some(account)) = (self.attempt(work), account) {
             self.in_turn(account.to_bare(), job);
+        }
+    }
+
+    /// Whether something may wait for its account. Sessions are slowed down by what waits of theirs.
+    fn may_wait(&self, share: Option<&Share>, queue: &VecDeque<Queued>) -> bool {
+        match share {
+            Some(share) => !share.is_too_much(),
+            None => queue.len() < self.node().settings.sessions.waiting_stanzas,
         }
     }
 
@@ -228,6 +247,7 @@ impl Shard {
                             job.await;
                         }
                     }
+                    Some(Queued::LeftInLog) => shard.deliver_elsewhere(&account),
                     None => break,
                 }
             }
@@ -252,14 +272,9 @@ impl Shard {
         }
         match work {
             Work::Route(parcel) => self.attempt_stanza(parcel),
-            Work::Broadcast {
-                stanza,
-                to,
-                from_bus,
-                accepted,
-            } => {
+            Work::Broadcast { presence, to } => {
                 for account in &to {
-                    self.show_presence(&stanza, account, accepted, from_bus);
+                    self.show_presence(&presence, account);
                 }
                 None
             }
@@ -269,7 +284,7 @@ impl Shard {
                 }
                 None
             }
-            Work::Copy { message, entry } => {
+            Work::Copy { message, entry, .. } => {
                 self.copy_sent(&message, entry);
                 None
             }
@@ -411,8 +426,8 @@ impl Shard {
             })
             .collect();
         let decision = delivery::decide(stanza.kind, to.resource(), &candidates);
-        if let Some(pending) = self.wants_log(&parcel, &decision) {
-            self.log(parcel, pending);
+        if let Some(kept) = self.wants_log(&parcel, &decision) {
+            self.log(parcel, kept);
             return None;
         }
         if self.has_to_wait(&parcel, account) {
@@ -538,6 +553,10 @@ impl Shard {
             }
         }
         for (epoch, to) in away {
+            if parcel.entry.is_some() && self.reads_log_for(epoch, &to) {
+                is_taken = true;
+                continue;
+            }
             let frame = Frame::Deliver {
                 stanza: Stanza::clone(&parcel.stanza),
                 to,
@@ -566,7 +585,7 @@ impl Shard {
 
     /// Puts a stanza into a resource's outbox, unless the resource has it, or will have it, from the
     /// log. Returns whether it need not be given to anybody else.
-    fn push_once(&self, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
+    fn push_once(self: &Rc<Self>, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
         if let Some(entry) = outgoing.entry {
             if entry.id <= resource.read_up_to.get() {
                 return true;
@@ -575,6 +594,9 @@ impl Shard {
                 if let Some(account) = self.accounts.borrow().get(resource.jid.bare_str()) {
                     account.log.came();
                 }
+                return true;
+            }
+            if !resource.outbox.has_room_for(&outgoing) && self.falls_behind(resource) {
                 return true;
             }
         }
@@ -600,20 +622,26 @@ impl Shard {
         }
     }
 
-    /// Waits until the bus has room for a node. What follows for the account waits as well.
+    /// Waits until the bus has room for a node. What follows for the account waits as well, and slows
+    /// down who sent it.
     fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame, parcel: Parcel) -> Job {
         let shard = Rc::clone(self);
         Box::pin(async move {
             let Some(cluster) = &shard.node().cluster else {
                 return;
             };
-            let limit = shard.node().settings.sessions.actor_timeout;
+            let limit = if parcel.entry.is_some() {
+                LANE_PATIENCE
+            } else {
+                shard.node().settings.sessions.actor_timeout
+            };
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
                 return;
             }
-            if parcel.entry.is_none() {
-                shard.bounce(parcel, &Condition::ResourceConstraint.into());
+            match (&parcel.entry, &parcel.stanza.to) {
+                (Some(_), Some(account)) => shard.has_to_read_log(to, account.to_bare()),
+                _ => shard.bounce(parcel, &Condition::ResourceConstraint.into()),
             }
         })
     }
@@ -664,53 +692,39 @@ impl Shard {
     /// Hands presence to the available resources of many accounts, in all shards.
     pub(crate) fn broadcast(
         self: &Rc<Self>,
-        stanza: &Arc<Stanza>,
+        presence: &Broadcast,
         recipients: impl IntoIterator<Item = BareJid>,
-        accepted: Instant,
-        from_bus: bool,
     ) {
         let served = recipients
             .into_iter()
             .filter(|recipient| self.node().serves(recipient.domain()));
         for (index, to) in self.node().by_shard(served) {
             if index == self.index() {
-                self.broadcast_here(stanza, to, accepted, from_bus);
+                self.broadcast_here(presence, to);
             } else {
-                let stanza = Arc::clone(stanza);
-                self.pass(
-                    index,
-                    Work::Broadcast {
-                        stanza,
-                        to,
-                        accepted,
-                        from_bus,
-                    },
-                );
+                let presence = presence.clone();
+                self.pass(index, Work::Broadcast { presence, to });
             }
         }
     }
 
-    fn broadcast_here(
-        self: &Rc<Self>,
-        stanza: &Arc<Stanza>,
-        to: Vec<BareJid>,
-        accepted: Instant,
-        from_bus: bool,
-    ) {
+    fn broadcast_here(self: &Rc<Self>, presence: &Broadcast, to: Vec<BareJid>) {
+        let Broadcast {
+            stanza, from_bus, ..
+        } = presence;
         let mut elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>> = hashbrown::HashMap::new();
         let mut unknown = Vec::new();
         for account in to {
             if self.is_behind_log(stanza.from.as_ref(), account.as_str()) {
-                let work = one_broadcast(stanza, account.clone(), accepted, from_bus);
+                let work = presence.to_one(account.clone());
                 self.put_behind_log(work, account);
             } else if self.waiting.borrow().contains_key(&account) {
-                let work = one_broadcast(stanza, account, accepted, from_bus);
-                self.deliver(work);
+                self.deliver(presence.to_one(account));
             } else if self.lacks(account.as_str()) {
                 unknown.push(account);
             } else {
-                self.show_here(stanza, &account, accepted);
-                if !from_bus {
+                self.show_here(presence, &account);
+                if !*from_bus {
                     if self.cache.borrow().is_guess(account.as_str()) {
                         self.show_later(stanza, &account);
                     }
@@ -720,20 +734,14 @@ impl Shard {
         }
         self.send_broadcasts(stanza, elsewhere);
         if !unknown.is_empty() {
-            self.look_up_for_broadcast(stanza, unknown, accepted, from_bus);
+            self.look_up_for_broadcast(presence, unknown);
         }
     }
 
     /// One look-up for all accounts of a fan-out about which something is missing.
-    fn look_up_for_broadcast(
-        self: &Rc<Self>,
-        stanza: &Arc<Stanza>,
-        accounts: Vec<BareJid>,
-        accepted: Instant,
-        from_bus: bool,
-    ) {
+    fn look_up_for_broadcast(self: &Rc<Self>, presence: &Broadcast, accounts: Vec<BareJid>) {
         for account in &accounts {
-            let work = one_broadcast(stanza, account.clone(), accepted, from_bus);
+            let work = presence.to_one(account.clone());
             self.waiting
                 .borrow_mut()
                 .entry(account.clone())
@@ -752,25 +760,25 @@ impl Shard {
     }
 
     /// Presence for one account: its resources here and, unless another node sent it, elsewhere.
-    fn show_presence(
-        self: &Rc<Self>,
-        stanza: &Arc<Stanza>,
-        account: &BareJid,
-        accepted: Instant,
-        from_bus: bool,
-    ) {
-        self.show_here(stanza, account, accepted);
-        if !from_bus && self.cache.borrow().is_guess(account.as_str()) {
+    fn show_presence(self: &Rc<Self>, presence: &Broadcast, account: &BareJid) {
+        let Broadcast {
+            stanza, from_bus, ..
+        } = presence;
+        self.show_here(presence, account);
+        if !*from_bus && self.cache.borrow().is_guess(account.as_str()) {
             self.show_later(stanza, account);
         }
-        if !from_bus {
+        if !*from_bus {
             let mut elsewhere = hashbrown::HashMap::new();
             self.note_nodes(account, &mut elsewhere);
             self.send_broadcasts(stanza, elsewhere);
         }
     }
 
-    fn show_here(self: &Rc<Self>, stanza: &Arc<Stanza>, account: &BareJid, accepted: Instant) {
+    fn show_here(self: &Rc<Self>, presence: &Broadcast, account: &BareJid) {
+        let Broadcast {
+            stanza, accepted, ..
+        } = presence;
         let Some(here) = self.accounts.borrow().get(account).cloned() else {
             return;
         };
@@ -802,7 +810,7 @@ impl Shard {
                 let outgoing = Outgoing {
                     stanza: Arc::clone(stanza),
                     to: Some(to.clone()),
-                    accepted,
+                    accepted: *accepted,
                     entry: None,
                     counts: false,
                 };
@@ -955,14 +963,28 @@ impl Shard {
             self.cache.borrow_mut().forget(bare);
             return self.not_here(delivery);
         };
-        if account.block_list.borrow().is_some() && !self.waiting.borrow().contains_key(bare) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(queue) = waiting.get_mut(bare) {
+            if !self.may_wait(delivery.parcel.share.as_ref(), queue) {
+                if delivery.parcel.entry.is_some() {
+                    leave_in_log(queue);
+                } else if delivery.responsible {
+                    drop(waiting);
+                    self.bounce(delivery.parcel, &Condition::ResourceConstraint.into());
+                }
+                return;
+            }
+        } else if account.block_list.borrow().is_some() {
+            drop(waiting);
             return self.deliver_to_named(&account, delivery);
         }
+        drop(waiting);
         let shard = Rc::clone(self);
         let jid = account.jid.clone();
         let job = Box::pin(async move {
             if let Err(error) = shard.load_block_list(&account).await {
-                return shard.bounce(delivery.parcel, &reply::storage_error(&error));
+                let work = Work::Route(delivery.parcel);
+                return shard.give_up(work, &reply::storage_error(&error));
             }
             shard.deliver_to_named(&account, delivery);
         });
@@ -1032,11 +1054,19 @@ impl Shard {
     }
 }
 
-fn one_broadcast(stanza: &Arc<Stanza>, to: BareJid, accepted: Instant, from_bus: bool) -> Work {
-    Work::Broadcast {
-        stanza: Arc::clone(stanza),
-        to: vec![to],
-        accepted,
-        from_bus,
+impl Broadcast {
+    fn to_one(&self, account: BareJid) -> Work {
+        Work::Broadcast {
+            presence: self.clone(),
+            to: vec![account],
+        }
+    }
+}
+
+/// A message for the account of this queue is in the log, and does not wait here: when its turn comes,
+/// whoever takes the account's messages reads the log.
+fn leave_in_log(queue: &mut VecDeque<Queued>) {
+    if !matches!(queue.back(), Some(Queued::LeftInLog)) {
+        queue.push_back(Queued::LeftInLog);
     }
 }

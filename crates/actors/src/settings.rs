@@ -114,7 +114,8 @@ pub struct Sessions {
     pub actor_timeout: Duration,
     /// Messages that are stored for one account while it is offline.
     pub offline_messages: usize,
-    /// Stanzas that may wait for one account while something is looked up for it.
+    /// Stanzas of the server's own that may wait for one account while something is looked up for it.
+    /// What clients send is bounded in bytes (`budget.rs`).
     pub waiting_stanzas: usize,
     /// Accounts whose places on other nodes are remembered, on all arbiters together.
     pub directory_cache: usize,

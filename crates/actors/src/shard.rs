@@ -14,16 +14,18 @@ use std::time::Instant;
 
 use actix::WeakAddr;
 use actix::prelude::*;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rookery_bus::{LogRef, MovedSession};
 use rookery_features::bind;
+use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{PresenceType, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::account::{Account, Resource};
+use crate::budget::{Load, Share};
 use crate::cluster::Cache;
 use crate::connection::{Accepted, Close, Connection, Parts};
 use crate::log_queue::LogQueue;
@@ -37,11 +39,9 @@ use crate::router::Queued;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
 
-/// Batches of work that one shard's mailbox holds. When it is full, the sender keeps what it has and
-/// the sessions that feed it wait (`room`).
+/// Batches of work that one shard's mailbox holds. When it is full, the sender keeps what it has, and
+/// the sessions that feed it are slowed down by what they have under way (`budget.rs`).
 const MAILBOX_BATCHES: usize = 256;
-/// Units of work for another shard above which sessions stop reading.
-const MAX_OUTGOING: usize = 8192;
 /// One of so many messages shows how long they take while nothing is the matter.
 const SAMPLED: u32 = 16;
 
@@ -66,6 +66,8 @@ pub struct Parcel {
     pub entry: Option<LogRef>,
     /// What tells its sender that it is dealt with.
     pub receipt: Option<Arc<Receipt>>,
+    /// Its part of what its sender has under way; `None` for what the server makes.
+    pub share: Option<Share>,
     /// Whether a client sent it and nothing has become of it yet: its outcome is to be counted.
     pub counts: bool,
     /// Whether it has been in the queue for the log, and need not be again.
@@ -93,6 +95,7 @@ impl Parcel {
             accepted,
             entry: None,
             receipt: None,
+            share: None,
             counts: true,
             passed_log: false,
             for_newcomers: false,
@@ -102,6 +105,7 @@ impl Parcel {
 
     /// A stanza from another node, where it has been in the queue for the log.
     pub(crate) fn from_frame(
+        node: &NodeShared,
         stanza: Stanza,
         hops: u8,
         entry: Option<LogRef>,
@@ -112,6 +116,7 @@ impl Parcel {
             entry,
             counts,
             passed_log: true,
+            share: Some(node.from_nodes.share(stanza.size())),
             ..Self::new(stanza)
         }
     }
@@ -138,6 +143,41 @@ impl Parcel {
     }
 }
 
+/// Presence on its way to many accounts.
+#[derive(Debug, Clone)]
+pub struct Broadcast {
+    /// The presence stanza; its `to` is replaced by each account's address.
+    pub stanza: Arc<Stanza>,
+    /// When this node accepted it.
+    pub accepted: Instant,
+    /// Whether it came from another node, so that it is for local resources alone.
+    pub from_bus: bool,
+    /// Its part of what its sender has under way; `None` for what the server makes.
+    pub share: Option<Arc<Share>>,
+}
+
+impl Broadcast {
+    /// Presence that a client sends; it takes the share along.
+    pub(crate) fn of(parcel: &mut Parcel) -> Self {
+        Self {
+            stanza: Arc::clone(&parcel.stanza),
+            accepted: parcel.accepted,
+            from_bus: false,
+            share: parcel.share.take().map(Arc::new),
+        }
+    }
+
+    /// Presence that the server makes.
+    pub(crate) fn new(stanza: Arc<Stanza>) -> Self {
+        Self {
+            stanza,
+            accepted: Instant::now(),
+            from_bus: false,
+            share: None,
+        }
+    }
+}
+
 /// What one shard asks of another.
 #[derive(Debug)]
 pub enum Work {
@@ -145,14 +185,10 @@ pub enum Work {
     Route(Parcel),
     /// Hand presence to all available resources of these accounts.
     Broadcast {
-        /// The presence stanza; its `to` is replaced by each account's address.
-        stanza: Arc<Stanza>,
+        /// The presence.
+        presence: Broadcast,
         /// Accounts of the receiving shard.
         to: Vec<BareJid>,
-        /// When this node accepted it.
-        accepted: Instant,
-        /// Whether it came from another node, so that it is for local resources alone.
-        from_bus: bool,
     },
     /// A client of an account of the receiving shard has sent a message: copies for its other clients.
     Copy {
@@ -160,6 +196,8 @@ pub enum Work {
         message: Arc<Stanza>,
         /// Where it stands in the sender's log, if it does.
         entry: Option<LogRef>,
+        /// Its part of what its sender has under way.
+        share: Option<Share>,
     },
     /// Send the current presence of these accounts to one resource (RFC 6121 §4.3.2).
     Probe {
@@ -175,6 +213,8 @@ pub struct Shard {
     index: usize,
     node: Arc<NodeShared>,
     pub(crate) accounts: RefCell<HashMap<BareJid, Rc<Account>>>,
+    /// Accounts for whose nodes there was no way: these nodes are to read the accounts' logs.
+    pub(crate) behind: RefCell<HashMap<Epoch, HashSet<BareJid>>>,
     /// Work for accounts for which something must be looked up first, in its order.
     pub(crate) waiting: RefCell<HashMap<BareJid, VecDeque<Queued>>>,
     pub(crate) cache: RefCell<Cache>,
@@ -185,7 +225,6 @@ pub struct Shard {
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     outgoing: Vec<ForShard>,
-    room: Notify,
     next_id: Cell<u64>,
     /// Messages that were handed to sockets.
     delivered: Cell<u32>,
@@ -223,8 +262,21 @@ pub struct Bound {
     pub session: Addr<UserSession>,
     /// Where the stanzas for the client come from.
     pub outbox: Rc<Outbox>,
+    /// What the client has sent and is not dealt with.
+    pub load: Arc<Load>,
     /// Which of the session's connections has it now.
     pub generation: u32,
+}
+
+impl Work {
+    /// Its part of what its sender has under way.
+    pub(crate) fn share(&self) -> Option<&Share> {
+        match self {
+            Self::Route(Parcel { share, .. }) | Self::Copy { share, .. } => share.as_ref(),
+            Self::Broadcast { presence, .. } => presence.share.as_deref(),
+            Self::Probe { .. } => None,
+        }
+    }
 }
 
 impl Shard {
@@ -234,6 +286,7 @@ impl Shard {
             index,
             node,
             accounts: RefCell::default(),
+            behind: RefCell::default(),
             waiting: RefCell::default(),
             cache: RefCell::new(Cache::new(cached)),
             log_queue: LogQueue::default(),
@@ -241,7 +294,6 @@ impl Shard {
             missed: RefCell::default(),
             moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
-            room: Notify::new(),
             next_id: Cell::new(0),
             delivered: Cell::new(0),
             connections: RefCell::default(),
@@ -423,6 +475,7 @@ impl Shard {
             jid: resource.jid.clone(),
             session,
             outbox: Rc::clone(&resource.outbox),
+            load: Arc::clone(&resource.load),
             generation: 0,
         }
     }
@@ -438,6 +491,7 @@ impl Shard {
         let resource = Rc::new(Resource {
             jid: jid.clone(),
             outbox: Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log))),
+            load: Load::new(&self.node.budget),
             session,
             presence: RefCell::default(),
             priority: Cell::new(0),
@@ -541,26 +595,8 @@ impl Shard {
                 tracing::error!(shard = to, "a shard has stopped");
             }
             shard.outgoing[to].sending.set(false);
-            shard.room.notify_waiters();
             shard.flush();
         });
-    }
-
-    /// Waits while other shards are too far behind. Sessions call it before they read on.
-    pub(crate) async fn room(&self) {
-        self.node.log_load.room().await;
-        while self
-            .outgoing
-            .iter()
-            .any(|o| o.work.borrow().len() > MAX_OUTGOING)
-        {
-            let room = self.room.notified();
-            if self.outgoing.iter().any(|o| o.sending.get()) {
-                room.await;
-            } else {
-                return;
-            }
-        }
     }
 
     /// A message was handed to a client's socket: how long it took matters to newcomers, if there are
@@ -572,15 +608,6 @@ impl Shard {
         if turnstile.is_crowded() || delivered.is_multiple_of(SAMPLED) {
             turnstile.delivered(outgoing.accepted.elapsed());
         }
-    }
-
-    /// Whether [`room`](Self::room) would wait.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.node.log_load.is_high()
-            || self
-                .outgoing
-                .iter()
-                .any(|o| o.sending.get() && o.work.borrow().len() > MAX_OUTGOING)
     }
 
     /// A connection runs on this arbiter from now on.

@@ -35,7 +35,7 @@ use crate::connection::{Close, Connection, Cut};
 use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
 use crate::presence_list::Unavailable;
-use crate::shard::{Parcel, Shard, Work};
+use crate::shard::{Broadcast, Parcel, Shard, Work};
 
 /// Messages that a session's mailbox holds: its connection has one batch under way at a time, the
 /// rest are rare.
@@ -54,8 +54,8 @@ pub enum Inbound {
     BadNonza(Condition),
 }
 
-/// A batch of stanzas from the client. Answered when all of them are done; until then the connection
-/// reads no further, which is the back-pressure on the client.
+/// A batch of stanzas from the client. Answered when all of them are done or on their way; until then
+/// the connection reads no further.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Incoming {
@@ -174,13 +174,6 @@ impl Handler<Incoming> for UserSession {
             }
         }
         self.session.shard.flush();
-        if self.session.shard.is_behind() {
-            let shard = Rc::clone(&self.session.shard);
-            return Answer::Later(Box::pin(async move {
-                shard.room().await;
-                None
-            }));
-        }
         Answer::Now
     }
 }
@@ -299,7 +292,7 @@ impl Session {
         let request = (was_available || !directed.is_empty()).then(|| {
             self.shard.presence_list(&self.account).send(Unavailable {
                 resource: self.resource.jid.resource().to_owned(),
-                stanza: Arc::new(stanza),
+                presence: Broadcast::new(Arc::new(stanza)),
                 was_available,
                 directed,
             })

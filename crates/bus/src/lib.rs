@@ -72,8 +72,9 @@ pub trait Bus: Send + Sync + 'static {
     /// makes the inbox grow, and full inboxes make the queues of the senders full.
     fn inbound(&self) -> Option<mpsc::Receiver<Inbound>>;
 
-    /// The frames that a dead node has not handled, in the order of its inbox, which is deleted.
-    /// To be called by the one who cleans up after it (`Event::Claimed` of the directory).
+    /// The oldest frames that a dead node has not handled, in the order of its inbox, from which they are
+    /// deleted. To be called by the one who cleans up after it (`Event::Claimed` of the directory), until
+    /// there are none: then the inbox is gone, too.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when Redis cannot be reached.

@@ -300,23 +300,31 @@ impl RedisTransport {
         if lives {
             return Ok(Vec::new());
         }
-        let mut batches = Vec::new();
-        let mut from = "-".to_owned();
         loop {
             let mut range = redis::cmd("XRANGE");
             range
                 .arg(&key)
-                .arg(&from)
+                .arg("-")
                 .arg("+")
                 .arg("COUNT")
                 .arg(CLAIM_BATCHES);
             let reply: StreamRangeReply = self.link.command(&range).await?;
-            let Some(last) = reply.ids.last() else { break };
-            from = format!("({}", last.id);
-            batches.extend(reply.ids.into_iter().filter_map(body));
+            if reply.ids.is_empty() {
+                let () = self.link.command(redis::cmd("UNLINK").arg(&key)).await?;
+                return Ok(Vec::new());
+            }
+            let mut delete = redis::cmd("XDEL");
+            delete.arg(&key);
+            for batch in &reply.ids {
+                delete.arg(&batch.id);
+            }
+            let () = self.link.command(&delete).await?;
+            let frames = frames_of(reply.ids.into_iter().filter_map(body));
+            // None where nothing in these batches can be read.
+            if !frames.is_empty() {
+                return Ok(frames);
+            }
         }
-        let () = self.link.command(redis::cmd("UNLINK").arg(&key)).await?;
-        Ok(frames_of(batches))
     }
 }
 

@@ -462,6 +462,7 @@ impl Connection {
         self.state = State::Bound(Bound {
             session: bound.session,
             outbox: bound.outbox,
+            load: bound.load,
             generation: bound.generation,
             scope,
         });

@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use actix::prelude::*;
 use rookery_bus::Frame;
@@ -23,7 +22,7 @@ use crate::account::Account;
 use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
 use crate::reply;
-use crate::shard::{Parcel, Shard, Work};
+use crate::shard::{Broadcast, Parcel, Shard, Work};
 use crate::user_session::PresenceRequest;
 
 /// A client asks for the roster or changes it (RFC 6121 §2.1.3, §2.1.5).
@@ -327,8 +326,8 @@ impl List {
                 .cache
                 .borrow_mut()
                 .forget(self.account.jid.as_str());
-            self.shard
-                .broadcast(&stamped, [self.account.jid.clone()], Instant::now(), false);
+            let presence = Broadcast::new(stamped);
+            self.shard.broadcast(&presence, [self.account.jid.clone()]);
         }
         if inbound.push {
             self.changed(&contact, &commit).await;

@@ -19,7 +19,7 @@ use super::{Inbound, PresenceRequest, Session};
 use crate::metrics::Outcome;
 use crate::outbox::Outgoing;
 use crate::presence_list::{OutboundSubscription, PresenceList, Unavailable, UserPresence};
-use crate::shard::{Parcel, Work};
+use crate::shard::{Broadcast, Parcel, Work};
 use crate::{dispatch, metrics, reply};
 
 /// What became of one stanza.
@@ -47,7 +47,6 @@ impl Session {
             };
         }
         self.shard.flush();
-        self.shard.room().await;
         fatal
     }
 
@@ -63,7 +62,9 @@ impl Session {
                     return Taken::Fatal(StreamError::from(StreamCondition::InvalidFrom));
                 }
                 metrics::stanza_in(stanza.kind);
+                let share = self.resource.load.share(stanza.size());
                 let mut parcel = Parcel::counted(Arc::new(stanza), accepted);
+                parcel.share = Some(share);
                 parcel.receipt = self.receipts().map(|receipts| receipts.receive());
                 self.take_stanza(parcel)
             }
@@ -121,11 +122,8 @@ impl Session {
         let resource = self.resource.jid.resource().to_owned();
         match (kind, &parcel.stanza.to) {
             (PresenceType::Available, None) => {
-                let request = list.send(UserPresence {
-                    resource,
-                    stanza: Arc::clone(&parcel.stanza),
-                    accepted: parcel.accepted,
-                });
+                let presence = Broadcast::of(&mut parcel);
+                let request = list.send(UserPresence { resource, presence });
                 self.ask(parcel, request)
             }
             (PresenceType::Unavailable, None) => {
@@ -133,7 +131,7 @@ impl Session {
                 let was_available = self.resource.is_available();
                 let request = list.send(Unavailable {
                     resource,
-                    stanza: Arc::clone(&parcel.stanza),
+                    presence: Broadcast::of(&mut parcel),
                     was_available,
                     directed,
                 });
