@@ -19,8 +19,10 @@
 //! recipient's `Connection` wakes and writes all that has gathered.
 
 pub mod account;
+pub mod administration;
 pub mod admission;
 pub(crate) mod archive;
+pub mod audit;
 pub(crate) mod carbons;
 pub(crate) mod catch_up;
 pub mod cluster;
@@ -33,6 +35,7 @@ pub mod log_tracker;
 pub mod metrics;
 pub(crate) mod moving;
 pub mod node;
+pub mod operators;
 pub mod outbox;
 pub mod presence_list;
 pub mod receipts;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix::Addr;
@@ -50,6 +50,8 @@ pub struct NodeShared {
     pub salt_key: [u8; 32],
     /// When the node started.
     pub started: Instant,
+    /// Who may administer the server with a client.
+    admins: RwLock<Vec<BareJid>>,
     shards: OnceLock<Vec<Addr<ShardActor>>>,
     random: SystemRandom,
 }
@@ -167,6 +169,17 @@ impl NodeShared {
         Ok(rows.iter().flatten().any(|row| row.available))
     }
 
+    /// From now on these may administer the server with a client (XEP-0133).
+    pub fn set_admins(&self, admins: Vec<BareJid>) {
+        *self.admins.write().unwrap_or_else(PoisonError::into_inner) = admins;
+    }
+
+    /// Whether an account may administer the server.
+    pub fn is_admin(&self, account: &BareJid) -> bool {
+        let admins = self.admins.read().unwrap_or_else(PoisonError::into_inner);
+        admins.contains(account)
+    }
+
     /// Whether this node serves a domain.
     pub fn serves(&self, domain: &str) -> bool {
         self.settings.domains.iter().any(|d| **d == *domain)
@@ -208,6 +221,7 @@ impl Node {
         let workers = settings.workers.max(1);
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
+            admins: RwLock::new(settings.admins.clone()),
             cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
             settings,
             storage,
@@ -277,13 +291,9 @@ impl Node {
         self.shared.admission.admits(peer)
     }
 
-    /// An account was removed or its password changed from outside of its sessions: they end.
-    pub fn account_changed(&self, account: &BareJid, removed: bool) {
-        end_sessions(&self.shared, account);
-        if let Some(cluster) = &self.shared.cluster {
-            let account = account.clone();
-            cluster.tell_all(&Frame::AccountChanged { account, removed });
-        }
+    /// An account was removed or its password changed in the database: its sessions end, on all nodes.
+    pub async fn account_changed(&self, account: &BareJid, removed: bool) {
+        account_changed(&self.shared, account, removed).await;
     }
 
     /// Whether this node has cut itself off because it cannot reach the directory.
@@ -398,6 +408,26 @@ impl Shard {
             }
         }
     }
+}
+
+/// An account is gone, or has another password: its sessions end, here and on the other nodes.
+pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
+    end_sessions(node, account);
+    let Some(cluster) = &node.cluster else { return };
+    // Also those that joined a moment ago: the directory names them with their sessions.
+    let rows = cluster
+        .directory
+        .lookup(std::slice::from_ref(account))
+        .await;
+    let own = cluster.epoch();
+    let rows = rows.iter().flatten().flatten();
+    let nodes: Vec<_> = rows.map(|row| row.epoch).filter(|e| *e != own).collect();
+    let changed = Frame::AccountChanged {
+        account: account.clone(),
+        removed,
+    };
+    cluster.tell(nodes, &changed);
+    cluster.tell_all(&changed);
 }
 
 /// Ends all sessions that an account has on this node.
