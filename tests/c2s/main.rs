@@ -1,5 +1,6 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
+mod administration;
 mod command_line;
 mod limits;
 mod operations;
