@@ -344,6 +344,8 @@ async fn rosters_are_changed_and_clients_are_told() {
     let mut ann = server.online("ann/desk").await;
     let mut ben = server.online("ben/desk").await;
     befriend(&mut ann, &mut ben).await;
+    ann.roster().await;
+    ben.roster().await;
     let contact = "/api/v1/users/ann@localhost/roster/ben@localhost";
     let named = json!({ "name": "Ben", "groups": ["Friends"] });
     let item = api.done("PUT", contact, &named).await;

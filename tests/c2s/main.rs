@@ -22,6 +22,7 @@ mod xep0030_disco;
 mod xep0049_private;
 mod xep0054_vcard;
 mod xep0077_register;
+mod xep0133_administration;
 mod xep0160_offline;
 mod xep0191_blocking;
 mod xep0368_direct_tls;

@@ -26,6 +26,7 @@ pub mod audit;
 pub(crate) mod carbons;
 pub(crate) mod catch_up;
 pub mod cluster;
+pub(crate) mod commands;
 pub mod connection;
 pub mod dispatch;
 pub(crate) mod frames;
