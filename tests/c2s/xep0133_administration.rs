@@ -188,7 +188,6 @@ async fn an_administrator_counts_lists_and_announces() {
     let mut boss = server.bound("boss/desk").await;
     let mut desk = server.online("ann/desk").await;
     let mut phone = server.online("ann/phone").await;
-    desk.expect(available_from("ann@localhost/phone")).await;
     server.add_user("ben").await;
     let registered = run(&mut boss, command("get-registered-users-num")).await;
     assert_eq!(values(registered.as_ref(), "registeredusersnum"), ["3"]);

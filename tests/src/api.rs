@@ -1,5 +1,5 @@
 //! The administration API: calls over HTTP, and each answer compared with the description that the server
-//! gives of itself (OpenAPI 3.1, whose schemas are JSON Schema).
+//! gives of itself (`OpenAPI` 3.1, whose schemas are JSON Schema).
 
 use serde_json::Value;
 

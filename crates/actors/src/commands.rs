@@ -84,7 +84,7 @@ async fn carry_out(
 ) -> Result<Option<Element>, StanzaError> {
     let node = session.shard.node();
     let domain = session.account.jid.domain();
-    let note = |act: &str, on: &str, outcome: Result<(), Refused>| {
+    let noted = |act: &str, on: &str, outcome: Result<(), Refused>| {
         let seen: Result<(), &dyn std::fmt::Display> = match &outcome {
             Ok(()) => Ok(()),
             Err(refused) => Err(refused),
@@ -95,7 +95,7 @@ async fn carry_out(
     match order {
         Order::AddUser { account, password } => {
             let jid = address(session, &account)?;
-            note(
+            noted(
                 "user-add",
                 &account,
                 node.add_account(&jid, &password).await,
@@ -104,12 +104,12 @@ async fn carry_out(
         Order::ChangePassword { account, password } => {
             let jid = address(session, &account)?;
             let changed = node.change_password(&jid, &password).await;
-            note("user-password", &account, changed)?;
+            noted("user-password", &account, changed)?;
         }
         Order::DeleteUsers(accounts) => {
             // All are looked at before the first is gone.
             for jid in addresses(session, &accounts).await? {
-                note("user-delete", jid.as_str(), node.delete_account(&jid).await)?;
+                noted("user-delete", jid.as_str(), node.delete_account(&jid).await)?;
             }
         }
         Order::EndSessions(sessions) => {
@@ -120,7 +120,7 @@ async fn carry_out(
                 let silent = ended.silent.first().map(|silent| {
                     Refused::Failed(format!("node {} {}", silent.node.name, silent.why))
                 });
-                note("session-kick", jid.as_str(), silent.map_or(Ok(()), Err))?;
+                noted("session-kick", jid.as_str(), silent.map_or(Ok(()), Err))?;
             }
         }
         Order::Announce(body) => {
@@ -129,7 +129,7 @@ async fn carry_out(
                 body,
             };
             let shown = node.announce_to_online(None, &text).await;
-            note("message-announce", "online", shown.map(drop))?;
+            noted("message-announce", "online", shown.map(drop))?;
         }
         Order::LastLogin(accounts) => return last_logins(session, &accounts).await.map(Some),
         Order::Statistics(account) => return statistics(session, &account).await.map(Some),

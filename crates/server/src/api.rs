@@ -205,7 +205,7 @@ fn on_what(asked: &Asked<'_>) -> String {
     named.collect::<Vec<_>>().join(" ")
 }
 
-/// The description of the API, an OpenAPI document.
+/// The description of the API, an `OpenAPI` document.
 pub(crate) const DESCRIPTION: &str = include_str!("api/openapi.json");
 
 fn description() -> Result<Reply, Problem> {
