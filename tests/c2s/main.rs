@@ -1,6 +1,8 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
 mod administration;
+mod administration_commands;
+mod audit;
 mod command_line;
 mod limits;
 mod operations;

@@ -344,8 +344,7 @@ async fn register(session: &Rc<Session>, parcel: Parcel) -> Option<StreamError> 
         Ok(Done::Removed) => {
             // §3.2: the result, then the account's streams end.
             session.answer(stanza.reply_result());
-            let node = session.shard.node();
-            node::account_changed(node, &session.account.jid, true).await;
+            node::account_changed(session.shard.node(), &session.account.jid, true).await;
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
         Err(error) => {

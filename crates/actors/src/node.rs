@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix::Addr;
 use actix_rt::Arbiter;
 use ring::rand::{SecureRandom, SystemRandom};
-use rookery_bus::{Bus, Frame};
+use rookery_bus::Bus;
 use rookery_directory::Directory;
 use rookery_features::password::{self, Password, SALT_LEN};
 use rookery_proto::credentials::Credentials;
@@ -291,7 +291,8 @@ impl Node {
         self.shared.admission.admits(peer)
     }
 
-    /// An account was removed or its password changed in the database: its sessions end, on all nodes.
+    /// An account was removed or its password changed from outside of its sessions: they end, on all
+    /// nodes.
     pub async fn account_changed(&self, account: &BareJid, removed: bool) {
         account_changed(&self.shared, account, removed).await;
     }
@@ -410,24 +411,12 @@ impl Shard {
     }
 }
 
-/// An account is gone, or has another password: its sessions end, here and on the other nodes.
+/// An account was removed or its password changed: its sessions end here and elsewhere.
 pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
     end_sessions(node, account);
-    let Some(cluster) = &node.cluster else { return };
-    // Also those that joined a moment ago: the directory names them with their sessions.
-    let rows = cluster
-        .directory
-        .lookup(std::slice::from_ref(account))
-        .await;
-    let own = cluster.epoch();
-    let rows = rows.iter().flatten().flatten();
-    let nodes: Vec<_> = rows.map(|row| row.epoch).filter(|e| *e != own).collect();
-    let changed = Frame::AccountChanged {
-        account: account.clone(),
-        removed,
-    };
-    cluster.tell(nodes, &changed);
-    cluster.tell_all(&changed);
+    if let Some(cluster) = &node.cluster {
+        cluster.account_changed(account, removed).await;
+    }
 }
 
 /// Ends all sessions that an account has on this node.

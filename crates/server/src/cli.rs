@@ -208,7 +208,7 @@ pub(crate) enum MessageCommand {
 pub(crate) enum LogCommand {
     /// Print the level, or set it until the configuration is reloaded or the server ends.
     Level {
-        /// As in `log.level`, such as debug or "info,rookery_actors=debug".
+        /// As in `log.level`, such as `debug` or `info,rookery_actors=debug`.
         level: Option<String>,
     },
 }

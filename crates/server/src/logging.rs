@@ -87,7 +87,7 @@ impl Logging {
             level: Arc::new(Mutex::new(log.level.clone())),
             audit: file.clone(),
         };
-        let opened = logging.open_audit(audit).context("audit.file")?;
+        let opened = Self::open_audit(audit).context("audit.file")?;
         logging.replace_audit(opened);
         let audit = tracing_subscriber::fmt::layer().with_writer(file).json();
         let audit = audit.flatten_event(true).with_current_span(false);
@@ -126,7 +126,7 @@ impl Logging {
     ///
     /// # Errors
     /// If it cannot be written; the text names it.
-    pub(crate) fn open_audit(&self, audit: &Audit) -> io::Result<Option<File>> {
+    pub(crate) fn open_audit(audit: &Audit) -> io::Result<Option<File>> {
         let Some(path) = &audit.file else {
             return Ok(None);
         };

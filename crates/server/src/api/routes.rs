@@ -171,8 +171,8 @@ pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> Str
 mod tests {
     use super::*;
 
-    fn id(method: Method, path: &str) -> Result<(&'static str, Vec<String>), u16> {
-        find(&method, path)
+    fn id(method: &Method, path: &str) -> Result<(&'static str, Vec<String>), u16> {
+        find(method, path)
             .map(|(route, variables)| (route.id, variables))
             .map_err(|problem| problem.status.as_u16())
     }
@@ -180,28 +180,28 @@ mod tests {
     #[test]
     fn paths_mean_calls() {
         let none = Vec::new;
-        assert_eq!(id(Method::GET, "/api/v1/users"), Ok(("user-list", none())));
+        assert_eq!(id(&Method::GET, "/api/v1/users"), Ok(("user-list", none())));
         let ann = vec!["ann@localhost".to_owned()];
         assert_eq!(
-            id(Method::DELETE, "/api/v1/users/ann%40localhost"),
+            id(&Method::DELETE, "/api/v1/users/ann%40localhost"),
             Ok(("user-delete", ann))
         );
         let session = vec!["ann@localhost/a b".to_owned()];
         assert_eq!(
-            id(Method::DELETE, "/api/v1/sessions/ann@localhost%2fa%20b"),
+            id(&Method::DELETE, "/api/v1/sessions/ann@localhost%2fa%20b"),
             Ok(("session-kick", session))
         );
-        assert_eq!(id(Method::PATCH, "/api/v1/users"), Err(405));
+        assert_eq!(id(&Method::PATCH, "/api/v1/users"), Err(405));
         for path in [
             "/api/v1",
             "/api/v1/users/",
             "/api/v1/users/a/b",
             "/api/v2/users",
         ] {
-            assert_eq!(id(Method::GET, path), Err(404), "{path}");
+            assert_eq!(id(&Method::GET, path), Err(404), "{path}");
         }
         for path in ["/api/v1/users/%4", "/api/v1/users/%zz", "/api/v1/users/%ff"] {
-            assert_eq!(id(Method::GET, path), Err(400), "{path}");
+            assert_eq!(id(&Method::GET, path), Err(400), "{path}");
         }
     }
 

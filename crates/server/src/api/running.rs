@@ -13,6 +13,7 @@ use super::{Api, Asked, Problem, Reply};
 use crate::config::Config;
 use crate::control::cluster_status;
 use crate::drain;
+use crate::logging::Logging;
 
 /// How long clients have to go on elsewhere, if nothing else is said.
 const DRAIN_TIME: Duration = Duration::from_mins(1);
@@ -63,7 +64,7 @@ impl Api {
         let read = Config::load(&parts.origin.sources());
         let new = read.map_err(|problems| unusable(problems.to_string()))?;
         let admin_token = token::read(&new).map_err(|error| unusable(format!("{error:#}")))?;
-        let audit = parts.log.open_audit(&new.audit);
+        let audit = Logging::open_audit(&new.audit);
         let audit = audit.map_err(|error| unusable(format!("audit.file: {error}")))?;
 
         let mut running = parts.config.lock().unwrap_or_else(PoisonError::into_inner);
