@@ -1,11 +1,11 @@
 //! Questions of operators from node to node: sent over the bus, answered in parts.
 //!
-//! What is asked and answered is text here; [`questions`] owns its meaning. Nothing about it is durable:
+//! What is asked and answered is text here; `questions` owns its meaning. Nothing about it is durable:
 //! a node that dies, or that is of an older version, leaves its question without an answer, and whoever
 //! asked learns which node that was ([`Silence`]).
 //!
-//! Bounds: a part has [`MAX_PART_BYTES`] at most; [`PARTS`] of them wait for who asked, and an answer that
-//! is faster ends as [`Silence::Overrun`]; a node works on [`MAX_ANSWERS`] answers at a time. Who does
+//! Bounds: a part has `MAX_PART_BYTES` at most; `PARTS` of them wait for who asked, and an answer that
+//! is faster ends as [`Silence::Overrun`]; a node works on `MAX_ANSWERS` answers at a time. Who does
 //! not want the rest of an answer just drops it.
 
 mod questions;
