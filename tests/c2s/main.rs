@@ -1,5 +1,8 @@
 //! What clients see of one node: one module per section of the RFCs and per XEP.
 
+mod administration;
+mod administration_commands;
+mod audit;
 mod backups;
 mod command_line;
 mod limits;
@@ -22,6 +25,7 @@ mod xep0030_disco;
 mod xep0049_private;
 mod xep0054_vcard;
 mod xep0077_register;
+mod xep0133_administration;
 mod xep0160_offline;
 mod xep0191_blocking;
 mod xep0368_direct_tls;

@@ -1,5 +1,6 @@
 //! What clients see of several nodes: as if they were one, also when parts of it die.
 
+mod administration;
 mod backpressure;
 mod chaos;
 mod commands;

@@ -6,6 +6,7 @@
 //!   did not ask for fails the test. [`Login`] says how it connects and authenticates. Under stream
 //!   management it counts, and a [`Broken`] one can be resumed. [`archive`] has the queries of XEP-0313.
 //! - [`Wire`] is a stream without a login, for what happens before one and for hostile input.
+//! - [`api::Api`] makes calls of the administration API and compares the answers with their description.
 //! - [`Pattern`] describes an expected stanza; [`stanza`] builds the ones to send.
 //!
 //! The client side of SASL, TLS and framing is written anew here instead of being shared with the
@@ -14,6 +15,7 @@
 //! Only the suites use this crate, so what cannot go on panics and says why.
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
+pub mod api;
 pub mod chaos;
 pub mod client;
 pub mod cluster;

@@ -25,6 +25,7 @@ use crate::frames::{route_again, take_inbound};
 use crate::metrics;
 use crate::moving::Questions;
 use crate::node::NodeShared;
+use crate::operators::Operators;
 use crate::presence_list::{SessionLost, ShowAgain};
 use crate::shard::{Broadcast, Run, Shard};
 
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub bus: Arc<dyn Bus>,
     /// What was asked of other nodes.
     pub(crate) questions: Questions,
+    /// What operators ask of other nodes, and what they ask here.
+    pub(crate) operators: Operators,
     fenced: AtomicBool,
     /// Whether others may have told the contacts of the sessions here that these are gone.
     given_up: AtomicBool,
@@ -60,6 +63,7 @@ impl Cluster {
             directory,
             bus,
             questions: Questions::default(),
+            operators: Operators::default(),
             fenced: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
         }

@@ -21,6 +21,8 @@ use rookery_proto::stream::{StreamCondition, StreamError};
 use rookery_proto::xml::Element;
 
 use crate::archive;
+use crate::audit;
+use crate::commands;
 use crate::metrics::Outcome;
 use crate::node;
 use crate::presence_list::{BlockListRequest, RosterRequest};
@@ -76,6 +78,15 @@ pub(crate) fn iq(session: &Rc<Session>, parcel: Parcel) -> Taken {
         Request::Session => Ok(stanza.reply_result()),
         Request::Version => Ok(stanza.reply_result_with(xep0092_version::version())),
         Request::Time => Ok(stanza.reply_result_with(xep0202_time::time(SystemTime::now()))),
+        Request::DiscoInfo {
+            node: Some(ref node),
+        }
+        | Request::DiscoItems {
+            node: Some(ref node),
+        } if addressee == Addressee::Server && commands::is_node(node) => {
+            let is_info = matches!(request, Request::DiscoInfo { .. });
+            commands::discover(session, stanza, node, is_info)
+        }
         Request::DiscoInfo { ref node } if addressee == Addressee::Server => {
             xep0030_disco::server_info(node.as_deref()).map(|info| stanza.reply_result_with(info))
         }
@@ -169,6 +180,7 @@ fn with_storage(
             Request::RegisterGet | Request::RegisterSet => {
                 return register(&session, parcel).await;
             }
+            Request::Command => commands::run(&session, &stanza).await,
             Request::ArchiveQuery
             | Request::ArchiveForm
             | Request::ArchiveMetadata
@@ -368,6 +380,7 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
             let credentials = node.derive_credentials(password).await?;
             let known = node.storage.set_credentials(account, &credentials).await;
             if known.map_err(|e| reply::storage_error(&e))? {
+                audit::of_the_user(account, "user-password");
                 Ok(Done::Changed)
             } else {
                 Err(Condition::ItemNotFound.into())
@@ -379,6 +392,7 @@ async fn try_register(session: &Session, stanza: &Stanza) -> Result<Done, Stanza
                 .delete(account)
                 .await
                 .map_err(|e| reply::storage_error(&e))?;
+            audit::of_the_user(account, "user-delete");
             Ok(Done::Removed)
         }
     }

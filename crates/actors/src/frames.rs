@@ -9,6 +9,7 @@ use rookery_proto::jid::{FullJid, Jid};
 
 use crate::cluster::{read_all_logs, run};
 use crate::node::{NodeShared, end_sessions};
+use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
 use crate::shard::{Broadcast, Parcel, Shard, ShardJob, Work};
@@ -156,6 +157,18 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             batch.run(index, move |shard| {
                 shard.copy_from_bus(&account, stanza, &except);
             });
+        }
+        Frame::OperatorAsk { request, question } => {
+            operators::asked(node, from, request, question);
+        }
+        Frame::OperatorAnswer {
+            request,
+            part,
+            last,
+        } => {
+            if let Some(cluster) = &node.cluster {
+                cluster.operator_answered(from, request, part, last);
+            }
         }
         Frame::ResumeAsk { .. }
         | Frame::ResumeTake { .. }

@@ -19,12 +19,15 @@
 //! recipient's `Connection` wakes and writes all that has gathered.
 
 pub mod account;
+pub mod administration;
 pub mod admission;
 pub(crate) mod archive;
+pub mod audit;
 pub mod budget;
 pub(crate) mod carbons;
 pub(crate) mod catch_up;
 pub mod cluster;
+pub(crate) mod commands;
 pub mod connection;
 pub mod dispatch;
 pub(crate) mod frames;
@@ -34,6 +37,7 @@ pub mod log_tracker;
 pub mod metrics;
 pub(crate) mod moving;
 pub mod node;
+pub mod operators;
 pub mod outbox;
 pub mod presence_list;
 pub mod receipts;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix::Addr;
@@ -55,6 +55,8 @@ pub struct NodeShared {
     pub salt_key: [u8; 32],
     /// When the node started.
     pub started: Instant,
+    /// Who may administer the server with a client.
+    admins: RwLock<Vec<BareJid>>,
     shards: OnceLock<Vec<Addr<ShardActor>>>,
     /// Which shard gets the next connection.
     next: AtomicUsize,
@@ -185,6 +187,17 @@ impl NodeShared {
         }
     }
 
+    /// From now on these may administer the server with a client (XEP-0133).
+    pub fn set_admins(&self, admins: Vec<BareJid>) {
+        *self.admins.write().unwrap_or_else(PoisonError::into_inner) = admins;
+    }
+
+    /// Whether an account may administer the server.
+    pub fn is_admin(&self, account: &BareJid) -> bool {
+        let admins = self.admins.read().unwrap_or_else(PoisonError::into_inner);
+        admins.contains(account)
+    }
+
     /// Whether this node serves a domain.
     pub fn serves(&self, domain: &str) -> bool {
         self.settings.domains.iter().any(|d| **d == *domain)
@@ -227,6 +240,7 @@ impl Node {
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
             turnstile: Turnstile::new(settings.c2s.max_unauthenticated),
+            admins: RwLock::new(settings.admins.clone()),
             cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
             settings,
             storage,

@@ -27,7 +27,7 @@ use rookery_proto::xml::Element;
 
 pub(crate) use self::block_list::{BlockListChanged, BlockListRequest};
 pub(crate) use self::roster::{
-    InboundSubscription, OutboundSubscription, RosterChanged, RosterRequest,
+    InboundSubscription, OutboundSubscription, RosterChanged, RosterOrder, RosterRequest,
 };
 use crate::account::{Account, Resource};
 use crate::cluster::Remote;

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use rookery_proto::jid::BareJid;
+
 /// Everything the actors need to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,6 +24,8 @@ pub struct Settings {
     pub archive: Archive,
     /// Arbiters: threads that run the actors.
     pub workers: usize,
+    /// Who may administer the server with a client (XEP-0133), at first.
+    pub admins: Vec<BareJid>,
 }
 
 /// Limits and policy of client streams.
@@ -217,6 +221,7 @@ impl Default for Settings {
             sessions: Sessions::default(),
             archive: Archive::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            admins: Vec::new(),
         }
     }
 }

@@ -7,14 +7,15 @@
 //! ```
 //!
 //! The version is the first byte as it stands; a node refuses a version that it does not speak. A new
-//! kind of frame, or a change to one, is a new version. Versions N and N-1 are both read and written:
-//! a node says in the directory which one it speaks, and is sent no higher one. What only the newer
-//! can express is translated or refused ([`append_frame`]).
+//! kind of frame, or a change to one, is a new version. Older versions are read and written as well, N-1
+//! at least: a node says in the directory which one it speaks, and is sent no higher one. What only the
+//! newer can express is translated or refused ([`append_frame`]).
 //!
 //! | version | what it added |
 //! |---|---|
 //! | 1 | the start (`frame/v1.rs`) |
 //! | 2 | the log's entry of a delivered message, carbons, sessions that move between nodes |
+//! | 3 | what operators ask of other nodes |
 
 mod v1;
 
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::moved::{LogRef, MovedSession, ResumeReady, ResumeRefused};
 
 /// The newest format, which this node speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The oldest format that this node speaks.
 pub const OLDEST_VERSION: u8 = 1;
@@ -154,6 +155,45 @@ pub enum Frame {
         /// The session, or nothing if it is not there any more.
         state: Option<Box<MovedSession>>,
     },
+    /// An operator wants something of that node. The answers are [`Frame::OperatorAnswer`]s. Not in
+    /// versions 1 and 2, like all that follow.
+    OperatorAsk {
+        /// Chosen by who asks; the answers carry the same.
+        request: u64,
+        /// What: text that only those who ask and answer understand. Nothing: the answers to a
+        /// question of this number are not wanted any more.
+        question: String,
+    },
+    /// A part of the answer to a [`Frame::OperatorAsk`].
+    OperatorAnswer {
+        /// That of the question.
+        request: u64,
+        /// The part: text like the question.
+        part: String,
+        /// Whether no other follows.
+        last: bool,
+    },
+}
+
+impl Frame {
+    /// The first version that has a frame like this.
+    fn since(&self) -> u8 {
+        match self {
+            Self::OperatorAsk { .. } | Self::OperatorAnswer { .. } => 3,
+            Self::Carbon { .. }
+            | Self::ResumeAsk { .. }
+            | Self::ResumeAnswer { .. }
+            | Self::ResumeTake { .. }
+            | Self::ResumeState { .. } => 2,
+            Self::Deliver { .. }
+            | Self::Broadcast { .. }
+            | Self::RosterChanged { .. }
+            | Self::BlockListChanged { .. }
+            | Self::Evict { .. }
+            | Self::AccountChanged { .. }
+            | Self::LogChanged { .. } => 1,
+        }
+    }
 }
 
 /// What stands before the frames of a batch.
@@ -187,6 +227,10 @@ pub enum BatchError {
 /// # Panics
 /// Never: memory takes every byte, and frames are made of plain values.
 pub fn append_frame(frame: &Frame, version: u8, body: &mut Vec<u8>) -> Option<usize> {
+    if version < frame.since() {
+        return None;
+    }
+    // Version 3 has more frames, and writes those of version 2 as that does.
     if version >= 2 {
         return Some(append(frame, body));
     }
@@ -222,7 +266,7 @@ pub fn read_batch(batch: &[u8]) -> Result<(BatchHead, Vec<Frame>), BatchError> {
             let (head, frames): (_, Vec<v1::Frame>) = read_whole(rest)?;
             Ok((head, frames.into_iter().map(Frame::from).collect()))
         }
-        2 => read_whole(rest),
+        2 | 3 => read_whole(rest),
         _ => Err(BatchError::Version(version)),
     }
 }

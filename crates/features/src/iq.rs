@@ -8,8 +8,9 @@ use rookery_proto::ns;
 use rookery_proto::stanza::{IqType, Kind, Stanza};
 
 use crate::{
-    xep0012_last, xep0030_disco, xep0049_private, xep0054_vcard, xep0077_register, xep0092_version,
-    xep0191_blocking, xep0199_ping, xep0202_time, xep0280_carbons, xep0313_mam,
+    xep0012_last, xep0030_disco, xep0049_private, xep0050_commands, xep0054_vcard,
+    xep0077_register, xep0092_version, xep0191_blocking, xep0199_ping, xep0202_time,
+    xep0280_carbons, xep0313_mam,
 };
 
 /// Whom a client's IQ is addressed to.
@@ -114,6 +115,8 @@ pub enum Request {
     Bind,
     /// A result or error: no request, so nothing is answered (RFC 6120 §8.2.3).
     Reply,
+    /// A command of the server (XEP-0050).
+    Command,
     /// An attempt to read or change what only the account itself may: `forbidden`.
     Forbidden,
     /// Nothing that is understood here: `service-unavailable` (RFC 6120 §8.4).
@@ -156,6 +159,7 @@ fn to_server(payload: Payload<'_>, iq: &Stanza) -> Request {
         ("query", xep0092_version::NS, false) => Request::Version,
         ("time", xep0202_time::NS, false) => Request::Time,
         ("query", xep0012_last::NS, false) => Request::Last,
+        ("command", xep0050_commands::NS, true) => Request::Command,
         ("vCard", xep0054_vcard::NS, true) | ("query", xep0049_private::NS, _) => {
             Request::Forbidden
         }

@@ -38,11 +38,13 @@ pub mod xep0004_data_forms;
 pub mod xep0012_last;
 pub mod xep0030_disco;
 pub mod xep0049_private;
+pub mod xep0050_commands;
 pub mod xep0054_vcard;
 pub mod xep0059_rsm;
 pub mod xep0077_register;
 pub mod xep0092_version;
 pub mod xep0115_caps;
+pub mod xep0133_administration;
 pub mod xep0191_blocking;
 pub mod xep0198_stream_management;
 pub mod xep0199_ping;
@@ -78,6 +80,9 @@ pub const ALL: &[Feature] = &[
     xep0012_last::FEATURE.titled("Last Activity"),
     xep0030_disco::FEATURE.titled("Service Discovery"),
     xep0049_private::FEATURE.titled("Private XML Storage"),
+    xep0050_commands::FEATURE
+        .titled("Ad-Hoc Commands")
+        .without("only commands of one form at most, and nothing is kept in between"),
     xep0054_vcard::FEATURE.titled("vcard-temp"),
     xep0059_rsm::FEATURE.titled("Result Set Management"),
     xep0077_register::FEATURE
@@ -86,6 +91,9 @@ pub const ALL: &[Feature] = &[
     Feature::full(82, "1.1.1", &[]).titled("XMPP Date and Time Profiles"),
     xep0092_version::FEATURE.titled("Software Version"),
     xep0115_caps::FEATURE.titled("Entity Capabilities"),
+    xep0133_administration::FEATURE
+        .titled("Service Administration")
+        .without("users, sessions, statistics and announcements, for `admin.jids`"),
     offline::FEATURE.titled("Best Practices for Handling Offline Messages"),
     xep0191_blocking::FEATURE.titled("Blocking Command"),
     xep0198_stream_management::FEATURE.titled("Stream Management"),

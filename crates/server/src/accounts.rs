@@ -13,9 +13,10 @@ use rookery_proto::jid::BareJid;
 use rookery_storage::{Error, Storage};
 
 use crate::cli::{PasswordArgs, UserCommand};
+use crate::columns::JsonLines;
 use crate::config::Config;
 use crate::control::{self, AccountChanged, Told};
-use crate::{data_dir, password, portable, wiring};
+use crate::{commands, data_dir, password, portable, wiring};
 
 /// How many addresses are read from the database at a time.
 const PAGE: usize = 1000;
@@ -25,6 +26,9 @@ const PAGE: usize = 1000;
 /// # Errors
 /// If it could not do what it was asked for.
 pub(crate) async fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
+    if let UserCommand::Show { address, json } = command {
+        return commands::show_user(config, &address, json).await;
+    }
     data_dir::create(&config.server.data_dir)?;
     let storage = wiring::open_storage(config).await?;
     let result = dispatch(config, &storage, command).await;
@@ -50,6 +54,7 @@ async fn dispatch(
                 other => other?,
             }
             println!("added {account}");
+            control::tell_of_new_account(&config.server.data_dir, account).await;
         }
         UserCommand::Passwd { address, password } => {
             let account = parse(config, &address)?;
@@ -89,7 +94,9 @@ async fn dispatch(
         UserCommand::Export { address, file } => {
             portable::export_user(config, storage, &address, &file).await?;
         }
-        UserCommand::List { domain } => list(config, storage, domain).await?,
+        UserCommand::List { domain, json } => list(config, storage, domain, json).await?,
+        // Asked of the running server, before the database was opened.
+        UserCommand::Show { .. } => {}
         UserCommand::Exists { address } => {
             let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
             let exists = storage.exists(&account).await?;
@@ -151,6 +158,7 @@ async fn list(
     config: &Config,
     storage: &Arc<dyn Storage>,
     domain: Option<String>,
+    json: bool,
 ) -> anyhow::Result<()> {
     let domains = match domain {
         Some(domain) => vec![domain],
@@ -162,6 +170,7 @@ async fn list(
             .collect(),
     };
     let mut out = std::io::stdout().lock();
+    let mut lines = JsonLines::new(json);
     for domain in domains {
         let mut after: Option<BareJid> = None;
         loop {
@@ -169,7 +178,11 @@ async fn list(
                 .accounts(&domain, after.as_ref().map(BareJid::as_str), PAGE)
                 .await?;
             for account in &page {
-                writeln!(out, "{account}")?;
+                if json {
+                    lines.item(&mut out, account)?;
+                } else {
+                    writeln!(out, "{account}")?;
+                }
             }
             match page.into_iter().next_back() {
                 Some(last) => after = Some(last),
@@ -177,6 +190,7 @@ async fn list(
             }
         }
     }
+    lines.end(&mut out)?;
     Ok(())
 }
 

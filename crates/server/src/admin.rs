@@ -1,4 +1,4 @@
-//! Monitoring: `/metrics`, `/healthz`, `/readyz` on `admin.listen`.
+//! `admin.listen`: monitoring (`/metrics`, `/healthz`, `/readyz`), and the way to the API (`api.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use hyper::{Method, Request, StatusCode};
 use rookery_storage::Storage;
 use tokio::time::Instant;
 
+use crate::api::door::Door;
 use crate::metrics;
 use crate::web::{self, Answer, Origin, Site};
 use crate::wiring::NodeHandle;
@@ -102,18 +103,24 @@ impl Readiness {
 #[derive(Debug)]
 pub(crate) struct AdminSite {
     readiness: Arc<Readiness>,
+    api: Arc<Door>,
 }
 
 impl AdminSite {
-    /// A site that reports this readiness.
-    pub(crate) fn new(readiness: Arc<Readiness>) -> Self {
-        Self { readiness }
+    /// A site that reports this readiness and leads to this API.
+    pub(crate) fn new(readiness: Arc<Readiness>, api: Arc<Door>) -> Self {
+        Self { readiness, api }
     }
 }
 
 impl Site for AdminSite {
-    async fn answer(&self, request: Request<Incoming>, _origin: Origin) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, origin: Origin) -> Answer {
         let path = request.uri().path();
+        if path.starts_with("/api/") {
+            let answer = self.api.answer(request, origin).await;
+            count("/api", &answer);
+            return answer;
+        }
         let (path, answer) = match (request.method(), path) {
             (&Method::GET, "/metrics") => ("/metrics", all_metrics()),
             (&Method::GET | &Method::HEAD, "/healthz") => {
@@ -122,11 +129,15 @@ impl Site for AdminSite {
             (&Method::GET | &Method::HEAD, "/readyz") => ("/readyz", self.readiness.answer().await),
             _ => ("other", web::not_found()),
         };
-        metrics::HTTP_REQUESTS
-            .with_label_values(&[path, answer.status().as_str()])
-            .inc();
+        count(path, &answer);
         answer
     }
+}
+
+fn count(path: &str, answer: &Answer) {
+    metrics::HTTP_REQUESTS
+        .with_label_values(&[path, answer.status().as_str()])
+        .inc();
 }
 
 fn all_metrics() -> Answer {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rookery_proto::datetime;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -135,6 +136,26 @@ impl Certificates {
                 tracing::error!(%error, "the changed certificate cannot be used; the old one stays");
             }
         }
+    }
+}
+
+impl Certificates {
+    /// The certificate in use, for operators: where it is from, how long it is good, for which domains.
+    pub(crate) fn about(&self) -> serde_json::Value {
+        let pair = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let left = pair.not_after.duration_since(SystemTime::now());
+        let days = left.map_or(0, |left| left.as_secs() / (24 * 60 * 60));
+        let domains = self.domains.iter().map(|domain| {
+            serde_json::json!({ "domain": domain.as_str(), "covered": pair.covers(domain) })
+        });
+        serde_json::json!({
+            "file": self.certificate.display().to_string(),
+            "sha256": pair.fingerprint(),
+            "not_after": datetime::format(pair.not_after),
+            "days_left": days,
+            "expired": pair.not_after < SystemTime::now(),
+            "domains": domains.collect::<Vec<_>>(),
+        })
     }
 }
 

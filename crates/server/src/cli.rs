@@ -101,6 +101,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SessionCommand,
     },
+    /// Look at rosters, and change them as their owners' clients would.
+    Roster {
+        /// What to do with a roster.
+        #[command(subcommand)]
+        command: RosterCommand,
+    },
+    /// Send messages from the server.
+    Message {
+        /// What to send.
+        #[command(subcommand)]
+        command: MessageCommand,
+    },
+    /// Look at what the running server logs, and change it.
+    Log {
+        /// What to do with the log.
+        #[command(subcommand)]
+        command: LogCommand,
+    },
+    /// Look at the certificate that the running server shows.
+    Certificate {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: CertificateCommand,
+    },
     /// Look at the cluster as the running server sees it.
     Cluster {
         /// What to do with the cluster.
@@ -112,26 +136,120 @@ pub(crate) enum Command {
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
-    /// Print the sessions of this node: who, since when, how, from where, what waits
+    /// Print the sessions of all nodes: who, since when, how, from where, what waits
     ///
-    /// SINCE is when it came to this node, in UTC. STATE is "waiting" for a session
+    /// SINCE is when it came to its node, in UTC. STATE is "waiting" for a session
     /// whose connection broke and that its client may resume; transport and address
     /// are the last ones then. QUEUE is what the client does not have yet or has not
-    /// acknowledged. Sessions on other nodes of a cluster are not listed.
+    /// acknowledged. NODE is shown in a cluster. The exit status is 1 if a node did not
+    /// answer, whose sessions are missing then.
     #[command(verbatim_doc_comment)]
     List {
+        /// Only the sessions of this node; asks no other.
+        #[arg(long)]
+        this_node: bool,
         /// Print a JSON array instead, one session a line.
         #[arg(long)]
         json: bool,
     },
-    /// End a session of this node, or all that an account has here
+    /// End a session, or all that an account has, on whichever node
     ///
     /// The client is told `policy-violation`; it may log in again. The exit status is
-    /// 1 if there is no such session on this node.
+    /// 1 if there is no such session, or if a node did not answer.
     #[command(verbatim_doc_comment)]
     Kick {
         /// A session such as ann@localhost/desk, or an account such as ann@localhost.
         jid: String,
+        /// Only on this node; asks no other.
+        #[arg(long)]
+        this_node: bool,
+    },
+}
+
+/// What to do with a roster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RosterCommand {
+    /// Print the contacts of an account.
+    List {
+        /// The account's address.
+        address: String,
+        /// Print a JSON array instead, one contact a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a contact, or replace its name and its groups. The account's clients are told.
+    Set {
+        /// The account's address.
+        address: String,
+        /// The contact's address.
+        contact: String,
+        /// What the account calls the contact.
+        #[arg(long)]
+        name: Option<String>,
+        /// A group that the contact is in; can be repeated.
+        #[arg(long, value_name = "GROUP")]
+        group: Vec<String>,
+    },
+    /// Remove a contact and end the subscriptions. Both sides are told.
+    Remove {
+        /// The account's address.
+        address: String,
+        /// The contact's address.
+        contact: String,
+    },
+}
+
+/// What to send.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MessageCommand {
+    /// Send a message to one account or session; who is offline gets it later.
+    Send {
+        /// The recipient's address.
+        to: String,
+        /// What it says.
+        body: String,
+        /// Its subject.
+        #[arg(long)]
+        subject: Option<String>,
+    },
+    /// Show a message to all who are online, or send it to all accounts of a domain
+    ///
+    /// Without --accounts it is for this moment: every available client of all nodes
+    /// gets it as a headline, and it is not stored.
+    #[command(verbatim_doc_comment)]
+    Announce {
+        /// What it says.
+        body: String,
+        /// Its subject.
+        #[arg(long)]
+        subject: Option<String>,
+        /// Only to those of one domain.
+        #[arg(long)]
+        domain: Option<String>,
+        /// Send it to all accounts of --domain; who is offline gets it later.
+        #[arg(long, requires = "domain")]
+        accounts: bool,
+    },
+}
+
+/// What to do with the log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Print the level, or set it until the configuration is reloaded or the server ends.
+    Level {
+        /// As in `log.level`, such as `debug` or `info,rookery_actors=debug`.
+        level: Option<String>,
+    },
+}
+
+/// What to do with the certificate.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertificateCommand {
+    /// Print the file, how long it is good and for which domains. The exit status is 1 if it has expired.
+    Show {
+        /// Print a JSON object instead.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -180,6 +298,17 @@ pub(crate) enum UserCommand {
         /// Only those of one domain.
         #[arg(long)]
         domain: Option<String>,
+        /// Print a JSON array instead, one address a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what the running server knows of an account: sessions, contacts, when it was last here.
+    Show {
+        /// The account's address.
+        address: String,
+        /// Print a JSON object instead.
+        #[arg(long)]
+        json: bool,
     },
     /// Write all that is kept of an account to a file (XEP-0227), also its sessions on this node.
     Export {
@@ -214,6 +343,17 @@ pub(crate) enum ConfigCommand {
     Check,
     /// Print what is in effect, with comments and without passwords.
     Show,
+    /// Have the running server read its configuration again
+    ///
+    /// It takes over what docs/configuration.md calls live, and says which other
+    /// settings differ and need a restart. Its file and its --set options are those
+    /// that it was started with. Nothing is changed if any of it is not valid.
+    #[command(verbatim_doc_comment)]
+    Reload {
+        /// Print a JSON object instead.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -1,6 +1,37 @@
-//! Tables for people: columns below each other.
+//! Lists: for people columns below each other, for programs a JSON array with one item a line.
 
 use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// A JSON array under way; nothing if it is not wanted.
+pub(crate) struct JsonLines {
+    wanted: bool,
+    items: usize,
+}
+
+impl JsonLines {
+    /// An array without items.
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { wanted, items: 0 }
+    }
+
+    /// Writes one more item.
+    pub(crate) fn item(&mut self, out: &mut impl Write, item: &impl Serialize) -> io::Result<()> {
+        let before = if self.items == 0 { "[\n" } else { ",\n" };
+        self.items += 1;
+        write!(out, "{before}{}", serde_json::to_string(item)?)
+    }
+
+    /// Writes the end.
+    pub(crate) fn end(self, out: &mut impl Write) -> io::Result<()> {
+        match self.items {
+            _ if !self.wanted => Ok(()),
+            0 => writeln!(out, "[]"),
+            _ => writeln!(out, "\n]"),
+        }
+    }
+}
 
 /// Writes rows, each cell as wide as the widest of its column.
 pub(crate) fn write_columns<const N: usize>(

@@ -15,11 +15,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rookery_actors::settings::Network;
+use rookery_proto::jid::BareJid;
 
-pub(crate) use checks::warnings;
-pub(crate) use layers::{Problem, Problems, Sources};
+pub(crate) use checks::{check_log_level, warnings};
+pub(crate) use layers::{Origin, Problem, Problems, Sources};
 pub(crate) use service_url::{RedisSchemes, ServiceUrl, StorageSchemes};
-pub(crate) use value::{Choice, Domain, Integer, SecretFile, Value};
+pub(crate) use value::{Account, Choice, Domain, Integer, Secret, SecretFile, Value};
 
 /// One setting, as documentation.
 #[derive(Debug, Clone)]
@@ -48,6 +49,15 @@ pub(crate) enum DefaultValue {
     /// None; if nothing sets it, this is what happens.
     Absent(&'static str),
 }
+
+/// What `rookery config reload` takes over. The certificate's files are read again as well.
+const LIVE: &[&str] = &[
+    "admin.token",
+    "admin.token_file",
+    "admin.jids",
+    "audit.file",
+    "log.level",
+];
 
 impl Setting {
     /// `section.key`.
@@ -101,6 +111,11 @@ macro_rules! settings {
             /// The values in TOML in the order of [`settings()`], secrets masked.
             fn masked_values(&self) -> Vec<String> {
                 vec![$( $( self.$section.$key.to_masked_toml(), )+ )+]
+            }
+
+            /// The values in TOML in the order of [`settings()`], secrets included.
+            fn values(&self) -> Vec<String> {
+                vec![$( $( self.$section.$key.to_toml(), )+ )+]
             }
 
             /// The passwords and tokens that are set, each with its key.
@@ -224,10 +239,22 @@ settings! {
         /// The WebSocket's URL that clients are told, if it is not on this host and port.
         websocket_url: Option<String> = Absent("made from the request"),
     }
-    /// Monitoring.
+    /// Monitoring and administration.
     admin: Admin {
-        /// Ports for `/metrics`, `/healthz` and `/readyz`. There is no login: keep them private.
+        /// Ports for `/metrics`, `/healthz`, `/readyz` and the API. The first three ask for no login, and
+        /// there is no TLS: keep the ports private.
         listen: Vec<SocketAddr> = Fixed(r#"["127.0.0.1:9090"]"#),
+        /// What opens the API (`/api/v1/`), 16 characters at least.
+        token: Option<Secret> = Absent("the API is closed"),
+        /// A file whose first line is the token, to keep it out of files and environments that others read.
+        token_file: Option<SecretFile> = Absent("the API is closed"),
+        /// Who may administer the server with an XMPP client (XEP-0133).
+        jids: Vec<Account> = Fixed("[]"),
+    }
+    /// Who logged in, and what administrators did, as JSON; see docs/administration.md.
+    audit: Audit {
+        /// The file that it is appended to. Opened again by `rookery config reload`, after a rotation.
+        file: Option<PathBuf> = Absent("the log"),
     }
     /// Accounts, rosters, messages.
     storage: Storage {
@@ -404,6 +431,34 @@ impl Config {
             Some(file) => Ok(service_url::with_password(&url, &file.secret()?)),
             None => Ok(url),
         }
+    }
+
+    /// Whether a setting can be changed while the server runs.
+    pub(crate) fn is_live(key: &str) -> bool {
+        LIVE.contains(&key)
+    }
+
+    /// The keys whose values differ.
+    pub(crate) fn changed(&self, new: &Self) -> Vec<String> {
+        let values = self.values().into_iter().zip(new.values());
+        let settings = settings().into_iter().zip(values);
+        let changed = settings.filter(|(_, (before, after))| before != after);
+        changed.map(|(setting, _)| setting.path()).collect()
+    }
+
+    /// Takes over what can be changed while the server runs.
+    pub(crate) fn take_live(&mut self, new: &Self) {
+        self.admin.token.clone_from(&new.admin.token);
+        self.admin.token_file.clone_from(&new.admin.token_file);
+        self.admin.jids.clone_from(&new.admin.jids);
+        self.audit.file.clone_from(&new.audit.file);
+        self.log.level.clone_from(&new.log.level);
+    }
+
+    /// `admin.jids` as addresses.
+    pub(crate) fn admin_jids(&self) -> Vec<BareJid> {
+        let jids = self.admin.jids.iter();
+        jids.map(|account| account.jid().clone()).collect()
     }
 
     /// Where a self-signed certificate is kept.

@@ -15,12 +15,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rookery_actors::audit::Operator;
+use rookery_proto::jid::BareJid;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-pub(crate) use self::desk::Desk;
+pub(crate) use self::desk::{Desk, cluster_status};
 pub(crate) use self::protocol::{
     AccountChanged, ClusterNode, ClusterStatus, Lease, Reply, Request, Session, SessionState,
 };
@@ -28,6 +31,9 @@ use crate::data_dir::DataDir;
 
 /// How long either side waits for the other's next line, or for its being read.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call of the API may take: a message to all accounts takes its time.
+const CALL_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Commands that are answered at a time.
 const CONNECTIONS: usize = 16;
@@ -57,9 +63,20 @@ pub(crate) struct Replies {
     writer: OwnedWriteHalf,
     /// Whether the request was in the form of the first servers.
     old: bool,
+    /// The user of the system that the command runs as.
+    user: Option<u32>,
 }
 
 impl Replies {
+    /// Who asks, for the audit log.
+    pub(crate) fn operator(&self) -> Operator {
+        let user = self.user.map(|user| format!("user {user}"));
+        Operator {
+            via: "cli",
+            who: user.unwrap_or_else(|| "unknown".into()),
+        }
+    }
+
     /// Sends one more.
     ///
     /// # Errors
@@ -108,6 +125,7 @@ async fn converse<F>(socket: UnixStream, answer: &impl Fn(Request, Replies) -> F
 where
     F: Future<Output = io::Result<()>>,
 {
+    let user = socket.peer_cred().ok().map(|peer| peer.uid());
     let (reader, writer) = socket.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(protocol::MAX_REQUEST));
@@ -116,6 +134,7 @@ where
     let mut replies = Replies {
         writer,
         old: old.is_some(),
+        user,
     };
     let request = match old {
         Some(change) => Ok(Request::AccountChanged(change)),
@@ -162,8 +181,12 @@ impl Conversation {
     /// # Errors
     /// If the server refuses the request, or says nothing more.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Reply> {
+        self.next_within(TIMEOUT).await
+    }
+
+    async fn next_within(&mut self, patience: Duration) -> anyhow::Result<Reply> {
         let mut line = String::new();
-        tokio::time::timeout(TIMEOUT, self.0.read_line(&mut line))
+        tokio::time::timeout(patience, self.0.read_line(&mut line))
             .await
             .context("the server does not answer")?
             .context("cannot read the server's answer")?;
@@ -223,6 +246,49 @@ pub(crate) async fn tell(data_dir: &Path, change: AccountChanged) -> anyhow::Res
     }
 }
 
+/// Has the server that runs on a data directory answer a call of its API.
+///
+/// # Errors
+/// If there is none, or it refuses: the text names the field that is wrong.
+pub(crate) async fn call(
+    data_dir: &Path,
+    method: &str,
+    path: String,
+    body: Option<Value>,
+) -> anyhow::Result<Value> {
+    let request = Request::Call {
+        method: method.into(),
+        path,
+        body,
+    };
+    let mut conversation = ask(data_dir, &request).await?;
+    match conversation.next_within(CALL_TIMEOUT).await? {
+        Reply::Answer { status, body } if status < 400 => Ok(body.unwrap_or_default()),
+        Reply::Answer { body, .. } => {
+            let body = body.unwrap_or_default();
+            let detail = body["detail"]
+                .as_str()
+                .unwrap_or("the server refuses")
+                .to_owned();
+            match body["field"].as_str() {
+                Some(field) => bail!("{field}: {detail}"),
+                None => bail!("{detail}"),
+            }
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Tells the server that runs on this data directory of a new account, for its audit log.
+pub(crate) async fn tell_of_new_account(data_dir: &Path, account: BareJid) {
+    // An older server does not know of audit logs, and the account is there in any case.
+    if let Ok(Some(mut conversation)) =
+        Conversation::begin(data_dir, &Request::AccountAdded { account }).await
+    {
+        let _ = conversation.next().await;
+    }
+}
+
 /// A reply that does not belong to the request.
 pub(crate) fn unexpected(reply: &Reply) -> anyhow::Error {
     anyhow::anyhow!("the server answered something else: {reply:?}")
@@ -230,7 +296,6 @@ pub(crate) fn unexpected(reply: &Reply) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use rookery_proto::jid::BareJid;
     use tokio::task::LocalSet;
 
     use super::*;

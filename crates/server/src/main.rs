@@ -7,11 +7,13 @@
 
 mod accounts;
 mod admin;
+mod api;
 mod backups;
 mod certificates;
 mod cli;
 mod cluster_status;
 mod columns;
+mod commands;
 mod config;
 mod control;
 mod data_dir;
@@ -38,7 +40,8 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::cli::{Cli, Command, ConfigCommand};
-use crate::config::{Config, Problems, Sources};
+use crate::config::{Config, Origin, Problems, Sources};
+use crate::logging::Logging;
 
 /// jemalloc gives memory back after a peak of connections; see docs/architecture.md.
 #[global_allocator]
@@ -64,9 +67,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     })?;
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            logging::start(&config.log)?;
+            let log = Logging::start(&config.log, &config.audit)?;
+            let origin = Origin {
+                file: cli.settings.config,
+                overrides: cli.settings.set,
+            };
             actix_rt::System::new()
-                .block_on(serve::serve(config))
+                .block_on(serve::serve(config, origin, log))
                 .map(|()| ExitCode::SUCCESS)
         }
         Command::User { command } => runtime()?.block_on(accounts::run(&config, command)),
@@ -87,6 +94,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         } => {
             print!("{}", config.to_toml());
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Config {
+            command: ConfigCommand::Reload { json },
+        } => runtime()?.block_on(commands::reload(&config, json)),
+        Command::Roster { command } => runtime()?.block_on(commands::roster(&config, command)),
+        Command::Message { command } => runtime()?.block_on(commands::message(&config, command)),
+        Command::Log { command } => runtime()?.block_on(commands::log(&config, command)),
+        Command::Certificate { command } => {
+            runtime()?.block_on(commands::certificate(&config, command))
         }
         Command::Health => runtime()?.block_on(health::run(&config)),
         Command::Drain { timeout } => runtime()?.block_on(drain::run(&config, timeout)),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use rookery_storage::Storage;
@@ -12,12 +12,15 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, AdminSite, Readiness, Stage};
+use crate::api::door::Door;
+use crate::api::{self, Api, Token};
 use crate::certificates::{Certificates, RELOAD_INTERVAL};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Origin};
 use crate::control::{self, Desk};
 use crate::data_dir::{self, DataDir};
 use crate::http::PublicSite;
 use crate::listen::{self, Bound, Listener};
+use crate::logging::Logging;
 use crate::wiring::{self, NodeHandle};
 use crate::{metrics, ports_file, tls, web};
 
@@ -44,7 +47,7 @@ struct Running {
 ///
 /// # Errors
 /// If it cannot start.
-pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config, origin: Origin, log: Logging) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "rookery starts");
     let mut stop = StopSignals::new()?;
     metrics::init();
@@ -56,7 +59,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let readiness = Arc::new(Readiness::default());
     let running = tokio::select! {
-        running = start(&config, &readiness) => running?,
+        running = start(&config, origin, log, &readiness) => running?,
         () = stop.next() => {
             tracing::info!("stopped before the start was complete");
             return Ok(());
@@ -72,17 +75,24 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(config: &Config, readiness: &Arc<Readiness>) -> anyhow::Result<Running> {
+async fn start(
+    config: &Config,
+    origin: Origin,
+    log: Logging,
+    readiness: &Arc<Readiness>,
+) -> anyhow::Result<Running> {
     let data_dir = DataDir::hold(&config.server.data_dir)?;
     data_dir::create(config.generated_dir())?;
     let certificates = Certificates::open(config)?;
+    let token = Arc::new(Token::of(config)?);
     let sockets = Sockets::bind(config)?;
     let addresses = sockets.addresses();
     let tls_port = sockets.http_tls.first().map(|bound| bound.address().port());
 
     let mut monitoring = JoinSet::new();
     // First of all, so that the process can be seen to live while the database opens.
-    let admin_site = Arc::new(AdminSite::new(readiness.clone()));
+    let door = Arc::new(Door::new(token.clone()));
+    let admin_site = Arc::new(AdminSite::new(readiness.clone(), door.clone()));
     let admin_slots = Arc::new(Semaphore::new(admin::CONNECTIONS));
     for listener in listen(sockets.admin)? {
         monitoring.spawn(web::serve(
@@ -118,7 +128,21 @@ async fn start(config: &Config, readiness: &Arc<Readiness>) -> anyhow::Result<Ru
             ));
         }
     }
-    let desk = Desk::new(config, node.clone(), readiness.clone());
+    let api = Api::new(
+        config,
+        api::Parts {
+            node: node.clone(),
+            readiness: readiness.clone(),
+            certificates: certificates.clone(),
+            log,
+            token,
+            origin,
+            config: Mutex::new(config.clone()),
+        },
+    );
+    // The node starts tasks of its own on this thread.
+    tasks.spawn_local(door.open(api.clone()));
+    let desk = Desk::new(config, node.clone(), readiness.clone(), api);
     serve_commands(&data_dir, desk, &mut tasks);
     tasks.spawn(follow_certificates(certificates)?);
     if let Some(path) = &config.server.ports_file {

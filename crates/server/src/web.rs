@@ -130,6 +130,13 @@ pub(crate) fn typed(
     answer
 }
 
+/// No body.
+pub(crate) fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
 /// What is answered for anything that does not exist.
 pub(crate) fn not_found() -> Answer {
     text(StatusCode::NOT_FOUND, "not found\n")

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use rookery_actors::Node;
 use rookery_actors::connection::Accepted;
-use rookery_actors::inspect::SessionInfo;
+use rookery_actors::inspect::{SessionInfo, SessionsOf};
 use rookery_actors::settings::{self, Settings};
 use rookery_actors::transport::exporter::ExporterLog;
 use rookery_actors::transport::{BoxIo, WebSocketStream};
+use rookery_actors::{Node, NodeShared};
 use rookery_bus::{Bus, RedisBus, RedisBusConfig};
 use rookery_directory::{Directory, NodeInfo, RedisAddress, RedisConfig, RedisDirectory};
 use rookery_proto::cluster::Epoch;
@@ -68,14 +68,24 @@ impl NodeHandle {
         self.0.account_changed(account, removed).await;
     }
 
+    /// What the node's threads share.
+    pub(crate) fn shared(&self) -> &Arc<NodeShared> {
+        self.0.shared()
+    }
+
     /// Whether the node has cut itself off because it cannot reach the directory.
     pub(crate) fn is_fenced(&self) -> bool {
         self.0.is_fenced()
     }
 
-    /// The sessions of this node, in no order.
+    /// The sessions of this node.
     pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {
-        self.0.shared().sessions().await
+        let all = SessionsOf {
+            of: None,
+            after: None,
+            limit: usize::MAX,
+        };
+        self.0.shared().sessions(all).await.sessions
     }
 
     /// How many sessions this node has.
@@ -220,6 +230,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
             ..settings::Archive::default()
         },
         workers: config.server.workers.get(),
+        admins: config.admin_jids(),
     })
 }
 

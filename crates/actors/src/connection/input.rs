@@ -13,6 +13,7 @@ use super::ending::End;
 use super::job::{Done, Found, Job};
 use super::negotiation::{Action, FailedLogin, Negotiation, Success};
 use super::{Bound, Connection, Lost, Negotiating, Parts, Proxied, State};
+use crate::audit;
 use crate::metrics;
 use crate::resumption::ResumeRequest;
 use crate::shard::{self, BindRequest};
@@ -338,7 +339,9 @@ impl Connection {
                 .node()
                 .admission
                 .failed(user, std::time::Instant::now());
-            tracing::info!(jid = %user, peer = %self.peer, mechanism, "login failed");
+        }
+        if let Some(user) = &failed.user {
+            audit::login_failed(user, self.peer, mechanism, outcome);
         }
         if failed.is_last {
             // RFC 6120 §6.4.5
@@ -362,7 +365,7 @@ impl Connection {
         metrics::LOGIN_SECONDS
             .with_label_values(&[mechanism.name()])
             .observe(took.as_secs_f64());
-        tracing::debug!(jid = %user, peer = %self.peer, %mechanism, "logged in");
+        audit::logged_in(&user, self.peer, mechanism.name());
         self.shard.node().admission.succeeded(&user);
         let State::Negotiating(negotiating) = &mut self.state else {
             return Ok(());

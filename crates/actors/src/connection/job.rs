@@ -15,6 +15,7 @@ use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
 use tokio::time::Instant;
 
+use crate::audit;
 use crate::node::NodeShared;
 use crate::resumption::{NotResumed, ResumeRequest};
 use crate::shard::{self, BindRequest, Shard};
@@ -211,7 +212,7 @@ async fn register(
     let credentials = node.derive_credentials(password).await?;
     match node.storage.create(account, &credentials).await {
         Ok(()) => {
-            tracing::info!(jid = %account, "account registered");
+            audit::of_the_user(account, "user-register");
             Ok(())
         }
         Err(rookery_storage::Error::Exists) => Err(Condition::Conflict.into()),

@@ -57,6 +57,25 @@ impl Handler<RosterRequest> for PresenceList {
     }
 }
 
+/// An operator changes the roster, as a client of the account would.
+#[derive(Message)]
+#[rtype(result = "Result<(), StanzaError>")]
+pub(crate) struct RosterOrder {
+    pub(crate) set: rules::RosterSet,
+}
+
+impl Handler<RosterOrder> for PresenceList {
+    type Result = AtomicResponse<Self, Result<(), StanzaError>>;
+
+    fn handle(&mut self, RosterOrder { set }: RosterOrder, _: &mut Self::Context) -> Self::Result {
+        self.run(|list| async move {
+            let changed = list.change_roster(set).await;
+            list.shard.flush();
+            changed
+        })
+    }
+}
+
 /// A client sends `subscribe`, `subscribed`, `unsubscribe` or `unsubscribed` (§3).
 #[derive(Message)]
 #[rtype(result = "Vec<Stanza>")]
@@ -203,6 +222,11 @@ impl List {
     /// §2.1.5
     async fn roster_set(self: &Rc<Self>, stanza: &Stanza) -> Result<Stanza, StanzaError> {
         let set = rules::RosterSet::parse(stanza, &self.account.jid)?;
+        self.change_roster(set).await?;
+        Ok(stanza.reply_result())
+    }
+
+    async fn change_roster(self: &Rc<Self>, set: rules::RosterSet) -> Result<(), StanzaError> {
         self.load().await?;
         let contact = set.jid().clone();
         let (decided, inside) = Decided::new();
@@ -224,7 +248,7 @@ impl List {
         if let Some(farewell) = outcome.farewell {
             self.say_farewell(&contact, farewell).await;
         }
-        Ok(stanza.reply_result())
+        Ok(())
     }
 
     /// §2.5.2, §3.2, §3.3: the contact of a removed item is told.

@@ -153,6 +153,26 @@ fn newer_frames() -> Vec<Frame> {
     ]
 }
 
+/// What version 3 has besides.
+fn newest_frames() -> Vec<Frame> {
+    vec![
+        Frame::OperatorAsk {
+            request: 303,
+            question: r#"{"ask":"sessions"}"#.to_owned(),
+        },
+        Frame::OperatorAnswer {
+            request: 303,
+            part: "[1]".to_owned(),
+            last: false,
+        },
+        Frame::OperatorAnswer {
+            request: 303,
+            part: String::new(),
+            last: true,
+        },
+    ]
+}
+
 fn batch(version: u8, frames: &[Frame]) -> Vec<u8> {
     let mut body = Vec::new();
     for frame in frames {
@@ -171,8 +191,9 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 #[test]
 fn what_is_written_reads_back_equal() {
-    let all = [frames(), newer_frames()].concat();
-    for (version, frames) in [(1, frames()), (2, all)] {
+    let second = [frames(), newer_frames()].concat();
+    let third = [second.clone(), newest_frames()].concat();
+    for (version, frames) in [(1, frames()), (2, second), (3, third)] {
         let (read, read_frames) = read_batch(&batch(version, &frames)).unwrap();
         assert_eq!(read, head());
         assert_eq!(read_frames, frames);
@@ -211,6 +232,21 @@ fn version_2_is_frozen() {
     assert_eq!(read_batch(&frozen).unwrap(), (head(), frames));
 }
 
+/// Nodes of this version write these bytes, so those of the next one have to read them. What version 2
+/// has is written as there.
+#[test]
+fn version_3_is_frozen() {
+    let older = [frames(), newer_frames()].concat();
+    let mut as_of_2 = batch(2, &older);
+    as_of_2[0] = 3;
+    assert_eq!(batch(3, &older), as_of_2);
+
+    let written = batch(3, &newest_frames());
+    let frozen = unhex(FROZEN_3);
+    assert_eq!(written, frozen, "{}", hex(&written));
+    assert_eq!(read_batch(&frozen).unwrap(), (head(), newest_frames()));
+}
+
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut hex, byte| {
@@ -243,6 +279,17 @@ fn what_version_1_cannot_say_is_left_out_or_refused() {
     }
 }
 
+#[test]
+fn what_version_2_cannot_say_is_refused() {
+    for frame in newest_frames() {
+        for version in [1, 2] {
+            let mut body = Vec::new();
+            assert_eq!(append_frame(&frame, version, &mut body), None, "{frame:?}");
+            assert_eq!(body, []);
+        }
+    }
+}
+
 const FROZEN: &str = "\
      01fd080706050403020109fd00401e18240a060006000000010f626f62406578616d706c652e636f\
      6d0114616e6e406578616d706c652e636f6d2f6465736b01026d310000193c626f64793e68692026\
@@ -253,6 +300,10 @@ const FROZEN: &str = "\
      2c01030f616e6e406578616d706c652e636f6d010b6578616d706c652e6f72670111657665406578\
      616d706c652e636f6d2f78000414616e6e406578616d706c652e636f6d2f6465736bfd0000000000\
      000400050f616e6e406578616d706c652e636f6d01";
+
+const FROZEN_3: &str = "\
+     03fd080706050403020109fd00401e18240a0600030cfb2f01127b2261736b223a2273657373696f\
+     6e73227d0dfb2f01035b315d000dfb2f010001";
 
 const FROZEN_2: &str = "\
      02fd080706050403020109fd00401e18240a06000f000000010f626f62406578616d706c652e636f\
@@ -327,6 +378,9 @@ proptest! {
         let mut frames = frames();
         if version > 1 {
             frames.extend(newer_frames());
+        }
+        if version > 2 {
+            frames.extend(newest_frames());
         }
         let mut bytes = batch(version, &frames);
         let at = at % bytes.len();

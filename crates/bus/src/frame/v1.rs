@@ -101,7 +101,9 @@ impl<'a> Frame<'a> {
             | Newest::ResumeAsk { .. }
             | Newest::ResumeAnswer { .. }
             | Newest::ResumeTake { .. }
-            | Newest::ResumeState { .. } => return None,
+            | Newest::ResumeState { .. }
+            | Newest::OperatorAsk { .. }
+            | Newest::OperatorAnswer { .. } => return None,
         })
     }
 }

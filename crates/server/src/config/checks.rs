@@ -6,6 +6,7 @@ use rookery_directory::RedisAddress;
 use tracing::level_filters::LevelFilter;
 
 use super::{Config, Problem, ProxyProtocol, TlsPolicy};
+use crate::api::Token;
 
 /// Reports values that do not fit together.
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -16,6 +17,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     certificates(config, &mut refuse);
     storage_and_cluster(config, &mut refuse);
     secrets(config, &mut refuse);
+    administration(config, &mut refuse);
     log_level(config, &mut refuse);
 }
 
@@ -135,22 +137,49 @@ fn secrets(config: &Config, refuse: &mut Refuse<'_>) {
     }
 }
 
+fn administration(config: &Config, refuse: &mut Refuse<'_>) {
+    let token = config.admin.token.as_ref();
+    if token.is_some() && config.admin.token_file.is_some() {
+        refuse(
+            "admin.token, admin.token_file",
+            "there is one token: set one of them only".into(),
+        );
+    }
+    if token.is_some_and(|token| token.reveal().len() < Token::MIN_BYTES) {
+        refuse(
+            "admin.token",
+            format!(
+                "a token has {} characters at least: make one up with `openssl rand -hex 24`",
+                Token::MIN_BYTES
+            ),
+        );
+    }
+}
+
 fn log_level(config: &Config, refuse: &mut Refuse<'_>) {
-    for part in config.log.level.split(',') {
+    if let Err(reason) = check_log_level(&config.log.level) {
+        refuse("log.level", reason);
+    }
+}
+
+/// Whether a text can be `log.level`.
+///
+/// # Errors
+/// Says what is wrong, and what is allowed.
+pub(crate) fn check_log_level(level: &str) -> Result<(), String> {
+    for part in level.split(',') {
         let level = part
             .rsplit_once('=')
             .map_or(part, |(_, level)| level)
             .trim();
         if level.parse::<LevelFilter>().is_err() {
-            refuse(
-                "log.level",
-                format!(
-                    "{level:?} is no level; allowed: \"off\", \"error\", \"warn\", \"info\", \"debug\", \
-                     \"trace\", and PART=LEVEL, separated by commas"
-                ),
-            );
+            return Err(format!(
+                "{level:?} is no level; allowed: \"off\", \"error\", \"warn\", \"info\", \"debug\", \
+                 \"trace\", and PART=LEVEL, separated by commas"
+            ));
         }
     }
+    Ok(())
 }
 
 /// What is allowed, but worth a warning at each start.
@@ -177,7 +206,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.admin.listen.iter().any(|address| !is_local(address)) {
         warnings.push(
-            "admin.listen is open to other machines, and it asks for no password: \
+            "admin.listen is open to other machines: there is no TLS, and only the API asks for a token; \
              keep strangers away from it by other means"
                 .into(),
         );

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, ValueKind};
 
@@ -25,6 +25,26 @@ pub(crate) struct Sources<'a> {
     pub(crate) environment: Option<HashMap<String, String>>,
     /// `section.key` and value of each `--set`, in the order given.
     pub(crate) overrides: &'a [(String, String)],
+}
+
+/// The sources of a running server, to be read again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    /// A TOML file.
+    pub(crate) file: Option<PathBuf>,
+    /// As in [`Sources`].
+    pub(crate) overrides: Vec<(String, String)>,
+}
+
+impl Origin {
+    /// What is read. The environment is that of the process.
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        Sources {
+            file: self.file.as_deref(),
+            environment: None,
+            overrides: &self.overrides,
+        }
+    }
 }
 
 /// The merged layers.

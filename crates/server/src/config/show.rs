@@ -79,11 +79,21 @@ pub(super) fn markdown() -> String {
             out,
             "| `{}` | {default} | {} | {} |",
             setting.path(),
-            text_of(setting.doc),
+            with_live(&setting),
             setting.allowed
         );
     }
     out
+}
+
+/// What a setting means, and whether it can be changed while the server runs.
+#[cfg(test)]
+fn with_live(setting: &Setting) -> String {
+    let mut text = text_of(setting.doc);
+    if Config::is_live(&setting.path()) {
+        text.push_str(" *Live.*");
+    }
+    text
 }
 
 fn write_section(out: &mut String, setting: &Setting) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use config::ValueKind;
 use rookery_actors::settings::Network;
-use rookery_proto::jid::Jid;
+use rookery_proto::jid::{BareJid, Jid};
 
 /// The type of a setting.
 pub(crate) trait Value: Sized {
@@ -190,6 +190,74 @@ impl Value for PathBuf {
 
     fn to_toml(&self) -> String {
         toml_string(&self.to_string_lossy())
+    }
+}
+
+/// A password or a token. Its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The secret in clear.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Value for Secret {
+    fn allowed() -> String {
+        "text".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        String::read(raw).map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(&self.0)
+    }
+
+    fn to_masked_toml(&self) -> String {
+        toml_string("***")
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![self.0.clone()]
+    }
+}
+
+/// The address of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account(BareJid);
+
+impl Account {
+    /// The address.
+    pub(crate) fn jid(&self) -> &BareJid {
+        &self.0
+    }
+}
+
+impl Value for Account {
+    fn allowed() -> String {
+        "accounts' addresses such as \"ann@example.org\"".into()
+    }
+
+    fn read(raw: &ValueKind) -> Option<Self> {
+        let ValueKind::String(text) = raw else {
+            return None;
+        };
+        let jid = BareJid::parse(text.trim()).ok()?;
+        jid.local().is_some().then_some(Self(jid))
+    }
+
+    fn to_toml(&self) -> String {
+        toml_string(self.0.as_str())
     }
 }
 

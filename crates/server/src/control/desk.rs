@@ -1,19 +1,17 @@
 //! What the server does for each request on the control socket.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rookery_actors::inspect::SessionInfo;
+use hyper::Method;
+use rookery_actors::audit::Operator;
 use rookery_directory::NodeInfo;
-use rookery_proto::datetime;
-use rookery_proto::jid::Jid;
 
-use super::{
-    AccountChanged, ClusterNode, ClusterStatus, Lease, Replies, Reply, Request, Session,
-    SessionState,
-};
+use super::{AccountChanged, ClusterNode, ClusterStatus, Lease, Replies, Reply, Request, Session};
 use crate::admin::Readiness;
+use crate::api::{Api, Call};
 use crate::config::Config;
 use crate::drain::{self, Progress};
 use crate::wiring::NodeHandle;
@@ -26,16 +24,23 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Desk {
     node: NodeHandle,
     readiness: Arc<Readiness>,
+    api: Api,
     drain_delay: Duration,
     lease: Duration,
 }
 
 impl Desk {
     /// The desk of a running server.
-    pub(crate) fn new(config: &Config, node: NodeHandle, readiness: Arc<Readiness>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        node: NodeHandle,
+        readiness: Arc<Readiness>,
+        api: Api,
+    ) -> Self {
         Self {
             node,
             readiness,
+            api,
             drain_delay: config.server.drain_delay,
             lease: config.cluster.lease,
         }
@@ -48,36 +53,69 @@ impl Desk {
     pub(crate) async fn answer(self, request: Request, mut replies: Replies) -> io::Result<()> {
         match request {
             Request::AccountChanged(change) => {
-                self.account_changed(&change).await;
+                self.account_changed(&change, &replies.operator()).await;
                 replies.send(&Reply::Done).await
             }
             Request::Drain { timeout_ms } => {
-                self.drain(Duration::from_millis(timeout_ms), &mut replies)
-                    .await
+                let timeout = Duration::from_millis(timeout_ms);
+                replies.operator().did("drain", "", Ok(()));
+                self.drain(timeout, &mut replies).await
             }
             Request::Sessions => {
                 for session in self.node.sessions().await {
-                    replies.send(&Reply::Session(shown(session))).await?;
+                    let session = Session::new(session, String::new());
+                    replies.send(&Reply::Session(session)).await?;
                 }
                 replies.send(&Reply::Done).await
             }
             Request::Kick { jid } => {
-                let sessions = self.kick(&jid).await;
+                let sessions = self.node.kick(&jid).await;
+                let outcome: Result<(), &dyn Display> = match sessions {
+                    0 => Err(&"no session on this node"),
+                    _ => Ok(()),
+                };
+                replies
+                    .operator()
+                    .did("session-kick", jid.as_str(), outcome);
                 replies.send(&Reply::Kicked { sessions }).await
             }
-            Request::ClusterStatus => replies.send(&Reply::Cluster(self.cluster())).await,
+            Request::ClusterStatus => {
+                let status = cluster_status(&self.node, self.lease);
+                replies.send(&Reply::Cluster(status)).await
+            }
+            Request::AccountAdded { account } => {
+                let by = replies.operator();
+                by.did("user-add", account.as_str(), Ok(()));
+                replies.send(&Reply::Done).await
+            }
+            Request::Call { method, path, body } => {
+                let Ok(method) = Method::from_bytes(method.as_bytes()) else {
+                    let reason = format!("{method:?} is no method");
+                    return replies.send(&Reply::Refused { reason }).await;
+                };
+                let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+                let call = Call { method, path, body };
+                let answer = self.api.call(&call, &replies.operator()).await;
+                let status = answer.status.as_u16();
+                let body = answer.body;
+                replies.send(&Reply::Answer { status, body }).await
+            }
         }
     }
 
-    async fn account_changed(&self, change: &AccountChanged) {
+    async fn account_changed(&self, change: &AccountChanged, by: &Operator) {
         let AccountChanged { account, removed } = change;
-        tracing::info!(%account, removed, "an account was changed by a command");
+        let act = if *removed {
+            "user-delete"
+        } else {
+            "user-password"
+        };
+        by.did(act, account.as_str(), Ok(()));
         self.node.account_changed(account, *removed).await;
     }
 
     /// The drain goes on if the command is interrupted.
     async fn drain(&self, timeout: Duration, replies: &mut Replies) -> io::Result<()> {
-        tracing::info!(?timeout, "told to drain by a command");
         let (node, readiness) = (self.node.clone(), &self.readiness);
         let mut progress = drain::start(node, readiness, self.drain_delay, timeout);
         // Before the drain has a chance to go on: how many there were.
@@ -100,50 +138,29 @@ impl Desk {
             now = *progress.borrow_and_update();
         }
     }
-
-    async fn kick(&self, jid: &Jid) -> usize {
-        let sessions = self.node.kick(jid).await;
-        tracing::info!(%jid, sessions, "sessions were ended by a command");
-        sessions
-    }
-
-    fn cluster(&self) -> ClusterStatus {
-        let fenced = self.node.is_fenced();
-        let cluster = self.node.nodes();
-        let in_cluster = cluster.is_some();
-        let own = cluster.as_ref().map(|(own, _)| *own);
-        let nodes = cluster.map(|(_, nodes)| nodes).unwrap_or_default();
-        let shown = |node: &NodeInfo| {
-            let this = Some(node.epoch) == own;
-            let lease = if this && fenced {
-                Lease::Lapsed
-            } else {
-                Lease::Held
-            };
-            ClusterNode::new(&node.name, node.epoch, node.frames, this, lease)
-        };
-        ClusterStatus {
-            in_cluster,
-            fenced,
-            sessions: self.node.session_count(),
-            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
-            nodes: nodes.iter().map(shown).collect(),
-        }
-    }
 }
 
-fn shown(session: SessionInfo) -> Session {
-    Session {
-        jid: session.jid,
-        since: datetime::format(session.since),
-        transport: session.transport.into(),
-        address: session.address.to_string(),
-        state: if session.connected {
-            SessionState::Connected
+/// What a node knows of its cluster.
+pub(crate) fn cluster_status(node: &NodeHandle, lease: Duration) -> ClusterStatus {
+    let fenced = node.is_fenced();
+    let cluster = node.nodes();
+    let in_cluster = cluster.is_some();
+    let own = cluster.as_ref().map(|(own, _)| *own);
+    let nodes = cluster.map(|(_, nodes)| nodes).unwrap_or_default();
+    let shown = |other: &NodeInfo| {
+        let this = Some(other.epoch) == own;
+        let lease = if this && fenced {
+            Lease::Lapsed
         } else {
-            SessionState::Waiting
-        },
-        queued_stanzas: session.queued_stanzas,
-        queued_bytes: session.queued_bytes,
+            Lease::Held
+        };
+        ClusterNode::new(&other.name, other.epoch, other.frames, this, lease)
+    };
+    ClusterStatus {
+        in_cluster,
+        fenced,
+        sessions: node.session_count(),
+        lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+        nodes: nodes.iter().map(shown).collect(),
     }
 }

@@ -7,16 +7,19 @@
 //! COMPAT: the first servers took the line `account-changed ADDRESS` or `account-removed ADDRESS` and
 //! answered `ok`; that is still understood.
 
+use rookery_actors::inspect::SessionInfo;
 use rookery_proto::cluster::Epoch;
+use rookery_proto::datetime;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The version that this program speaks.
 const VERSION: u32 = 1;
 
-/// The longest request: a JID (RFC 7622: 1023 octets a part) and little else.
-pub(super) const MAX_REQUEST: u64 = 8192;
+/// The longest request: a call of the API, whose body has 128 KiB at most, and little else.
+pub(super) const MAX_REQUEST: u64 = 256 * 1024;
 
 /// What a command did to an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,20 @@ pub(crate) enum Request {
     },
     /// Tell about the cluster. Answered by [`Reply::Cluster`].
     ClusterStatus,
+    /// An account was made, for the audit log. Answered by [`Reply::Done`].
+    AccountAdded {
+        /// The account.
+        account: BareJid,
+    },
+    /// A call of the API. Answered by [`Reply::Answer`].
+    Call {
+        /// The method of HTTP.
+        method: String,
+        /// The path and the query.
+        path: String,
+        /// What the call brings.
+        body: Option<Value>,
+    },
 }
 
 /// What the server answers.
@@ -87,6 +104,13 @@ pub(crate) enum Reply {
     },
     /// What the node knows of its cluster.
     Cluster(ClusterStatus),
+    /// What the API answers.
+    Answer {
+        /// As in HTTP.
+        status: u16,
+        /// What it says.
+        body: Option<Value>,
+    },
 }
 
 /// A session of the node; also a line of `rookery session list --json`.
@@ -106,6 +130,30 @@ pub(crate) struct Session {
     pub(crate) queued_stanzas: usize,
     /// Their size.
     pub(crate) queued_bytes: usize,
+    /// The node that has it; empty on a single node, and where only one node is asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) node: String,
+}
+
+impl Session {
+    /// A session on the node of this name.
+    pub(crate) fn new(session: SessionInfo, node: String) -> Self {
+        let state = if session.connected {
+            SessionState::Connected
+        } else {
+            SessionState::Waiting
+        };
+        Self {
+            jid: session.jid,
+            since: datetime::format(session.since),
+            transport: session.transport,
+            address: session.address.to_string(),
+            state,
+            queued_stanzas: session.queued_stanzas,
+            queued_bytes: session.queued_bytes,
+            node,
+        }
+    }
 }
 
 /// Whether a session has a connection.
@@ -260,6 +308,18 @@ mod tests {
                 r#"{"version":1,"request":"kick","jid":"ann@localhost"}"#,
             ),
             (
+                Request::AccountAdded { account: ann() },
+                r#"{"version":1,"request":"account-added","account":"ann@localhost"}"#,
+            ),
+            (
+                Request::Call {
+                    method: "PUT".into(),
+                    path: "/api/v1/log".into(),
+                    body: Some(serde_json::json!({ "level": "debug" })),
+                },
+                r#"{"version":1,"request":"call","method":"PUT","path":"/api/v1/log","body":{"level":"debug"}}"#,
+            ),
+            (
                 Request::ClusterStatus,
                 r#"{"version":1,"request":"cluster-status"}"#,
             ),
@@ -292,7 +352,12 @@ mod tests {
                 state: SessionState::Waiting,
                 queued_stanzas: 2,
                 queued_bytes: 345,
+                node: "one".into(),
             }),
+            Reply::Answer {
+                status: 204,
+                body: None,
+            },
             Reply::Cluster(ClusterStatus {
                 in_cluster: true,
                 fenced: true,

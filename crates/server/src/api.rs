@@ -1,0 +1,216 @@
+//! The administration API: what operators may ask of a running server, as calls with JSON.
+//!
+//! [`door`] lets them in over HTTP with a token, the control socket as the commands of the same machine.
+//! Both come to [`Api::call`], so that a verb means the same from either side. `openapi.json` describes
+//! the calls, and a test compares it with [`routes::ROUTES`].
+
+pub(crate) mod door;
+mod fields;
+mod messages;
+mod problem;
+mod rosters;
+mod routes;
+mod running;
+mod sessions;
+mod token;
+mod users;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use rookery_actors::NodeShared;
+use rookery_actors::audit::Operator;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use self::fields::{Fields, Query};
+pub(crate) use self::problem::Problem;
+use self::routes::{Operation, Route};
+pub(crate) use self::routes::{encode, with_query};
+pub(crate) use self::token::Token;
+use crate::admin::Readiness;
+use crate::certificates::Certificates;
+use crate::config::{Config, Origin};
+use crate::logging::Logging;
+use crate::wiring::NodeHandle;
+
+/// The largest body of a call.
+pub(crate) const MAX_BODY_BYTES: usize = 128 * 1024;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// What to do.
+    pub(crate) method: Method,
+    /// With what: the path and the query, percent-encoded.
+    pub(crate) path: String,
+    /// JSON, or nothing.
+    pub(crate) body: Vec<u8>,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reply {
+    /// As in HTTP.
+    pub(crate) status: StatusCode,
+    /// JSON; nothing for `204 No Content`.
+    pub(crate) body: Option<Value>,
+}
+
+impl Reply {
+    fn ok(body: impl Serialize) -> Result<Self, Problem> {
+        Self::with(StatusCode::OK, body)
+    }
+
+    fn with(status: StatusCode, body: impl Serialize) -> Result<Self, Problem> {
+        let body =
+            serde_json::to_value(body).map_err(|error| Problem::failed(error.to_string()))?;
+        let body = Some(body);
+        Ok(Self { status, body })
+    }
+
+    fn no_content() -> Self {
+        Self {
+            status: StatusCode::NO_CONTENT,
+            body: None,
+        }
+    }
+}
+
+/// The parts of a running server that calls look at and change.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// The node.
+    pub(crate) node: NodeHandle,
+    /// Whether load balancers should send clients here.
+    pub(crate) readiness: Arc<Readiness>,
+    /// The certificate in use.
+    pub(crate) certificates: Arc<Certificates>,
+    /// The log.
+    pub(crate) log: Logging,
+    /// The token that lets in.
+    pub(crate) token: Arc<Token>,
+    /// Where the configuration comes from.
+    pub(crate) origin: Origin,
+    /// The configuration that the server was started with, and what has been taken over since.
+    pub(crate) config: Mutex<Config>,
+}
+
+/// Answers calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    parts: Arc<Parts>,
+    drain_delay: Duration,
+    lease: Duration,
+}
+
+/// A call that has found its route.
+struct Asked<'c> {
+    /// The variable parts of the path, decoded.
+    path: Vec<String>,
+    query: Query,
+    body: &'c [u8],
+}
+
+impl Asked<'_> {
+    /// The first variable part of the path.
+    fn first(&self) -> &str {
+        self.path.first().map_or("", String::as_str)
+    }
+
+    /// The second one.
+    fn second(&self) -> &str {
+        self.path.get(1).map_or("", String::as_str)
+    }
+
+    /// The fields of the body.
+    fn fields(&self, allowed: &'static [&'static str]) -> Result<Fields, Problem> {
+        Fields::parse(self.body, allowed)
+    }
+}
+
+impl Api {
+    /// The API of a running server.
+    pub(crate) fn new(config: &Config, parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            drain_delay: config.server.drain_delay,
+            lease: config.cluster.lease,
+        }
+    }
+
+    fn node(&self) -> &Arc<NodeShared> {
+        self.parts.node.shared()
+    }
+
+    /// Answers a call. Has to be called on the thread that started the node. What changes something is
+    /// noted in the audit log.
+    pub(crate) async fn call(&self, call: &Call, by: &Operator) -> Reply {
+        let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        let (route, variables) = match routes::find(&call.method, path) {
+            Ok(found) => found,
+            Err(problem) => return problem.into(),
+        };
+        let asked = Asked {
+            path: variables,
+            query: Query::parse(query),
+            body: &call.body,
+        };
+        let answer = self.answer(route, &asked).await;
+        if route.method != Method::GET {
+            let on = on_what(&asked);
+            match &answer {
+                Ok(_) => by.did(route.id, &on, Ok(())),
+                Err(problem) => by.did(route.id, &on, Err(&problem.detail)),
+            }
+        }
+        answer.unwrap_or_else(Reply::from)
+    }
+
+    async fn answer(&self, route: &Route, asked: &Asked<'_>) -> Result<Reply, Problem> {
+        asked.query.only(route.query)?;
+        match route.operation {
+            Operation::Describe => description(),
+            Operation::ListUsers => self.list_users(asked).await,
+            Operation::AddUser => self.add_user(asked).await,
+            Operation::ShowUser => self.show_user(asked).await,
+            Operation::DeleteUser => self.delete_user(asked).await,
+            Operation::SetPassword => self.set_password(asked).await,
+            Operation::ShowRoster => self.show_roster(asked).await,
+            Operation::PutContact => self.put_contact(asked).await,
+            Operation::DeleteContact => self.delete_contact(asked).await,
+            Operation::ListSessions => self.list_sessions(asked).await,
+            Operation::EndSessions => self.end_sessions(asked).await,
+            Operation::SendMessage => self.send_message(asked).await,
+            Operation::Announce => self.announce(asked).await,
+            Operation::ShowNodes => self.show_nodes().await,
+            Operation::Drain => self.drain(asked),
+            Operation::ShowLog => self.show_log(),
+            Operation::SetLog => self.set_log(asked),
+            Operation::Reload => self.reload(),
+            Operation::ShowCertificate => self.show_certificate(),
+        }
+    }
+}
+
+/// What a call is about, for the audit log: the variable parts of its path, or the names in its body.
+fn on_what(asked: &Asked<'_>) -> String {
+    if !asked.path.is_empty() {
+        return asked.path.join(" ");
+    }
+    let body: Value = serde_json::from_slice(asked.body).unwrap_or_default();
+    let named = ["jid", "to", "audience", "domain", "level", "timeout"];
+    let named = named.iter().filter_map(|name| body.get(name)?.as_str());
+    named.collect::<Vec<_>>().join(" ")
+}
+
+/// The description of the API, an `OpenAPI` document.
+pub(crate) const DESCRIPTION: &str = include_str!("api/openapi.json");
+
+fn description() -> Result<Reply, Problem> {
+    let mut description: Value = serde_json::from_str(DESCRIPTION)
+        .map_err(|error| Problem::failed(format!("the description: {error}")))?;
+    description["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    Reply::ok(description)
+}
