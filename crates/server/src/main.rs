@@ -24,6 +24,7 @@ mod metrics;
 mod password;
 mod ports_file;
 mod serve;
+mod service_manager;
 mod sessions;
 mod tls;
 mod web;

@@ -18,6 +18,7 @@ use crate::control::{self, Desk};
 use crate::data_dir::{self, DataDir};
 use crate::http::PublicSite;
 use crate::listen::{self, Bound, Listener};
+use crate::service_manager::{self, Change};
 use crate::wiring::{self, NodeHandle};
 use crate::{metrics, ports_file, tls, web};
 
@@ -63,6 +64,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     stop.next().await;
+    service_manager::tell(Change::Stopping);
     tokio::spawn(async move {
         stop.next().await;
         tracing::warn!("told to stop a second time: ending at once");
@@ -127,6 +129,7 @@ async fn start(config: &Config, readiness: &Arc<Readiness>) -> anyhow::Result<Ru
     }
     readiness.serving(storage.clone(), node.clone());
     announce(config, &addresses, storage.as_ref()).await;
+    service_manager::tell(Change::Ready);
     Ok(Running {
         storage,
         node,
@@ -192,10 +195,13 @@ fn follow_certificates(
         let mut interval = tokio::time::interval(RELOAD_INTERVAL);
         loop {
             tokio::select! {
-                _ = interval.tick() => {}
-                _ = hang_up.recv() => {}
+                _ = interval.tick() => certificates.reload_if_changed(),
+                _ = hang_up.recv() => {
+                    service_manager::tell(Change::Reloading);
+                    certificates.reload_if_changed();
+                    service_manager::tell(Change::Ready);
+                }
             }
-            certificates.reload_if_changed();
         }
     })
 }
