@@ -242,8 +242,8 @@ async def start_time(stack, node):
         return "ready" in times and [times["rookery starts"], times["ready"]]
 
     first, last = map(datetime.fromisoformat, await until("the node to be ready", both))
-    took = (last - first).total_seconds()
-    say(f"a node stops and is back after {time.monotonic() - started:.1f} s, ready {took * 1000:.0f} ms after its start")
+    took = (last - first).total_seconds() * 1000
+    say(f"a node stops and is back after {time.monotonic() - started:.1f} s, ready {took:.0f} ms after its start")
 
 
 async def refuses_known_passwords(stack):
