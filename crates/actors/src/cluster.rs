@@ -4,7 +4,7 @@
 //! the rows of the accounts that it routes to (`Cache`). Events of the directory and frames of the
 //! bus arrive on one task each, which hands them to the shards in their order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,17 +87,19 @@ impl Cluster {
         }
     }
 
-    /// Sends a frame to all other nodes.
-    pub(crate) fn tell_all(&self, frame: &Frame) {
+    /// Tells all other nodes that an account was removed or its password changed. Also those that joined a
+    /// moment ago and are not known yet: the directory names them with their sessions.
+    pub(crate) async fn account_changed(&self, account: &BareJid, removed: bool) {
         let own = self.epoch();
+        let rows = self.directory.lookup(std::slice::from_ref(account)).await;
         let nodes = self.directory.nodes();
-        self.tell(
-            nodes
-                .iter()
-                .map(|node| node.epoch)
-                .filter(|epoch| *epoch != own),
-            frame,
-        );
+        let with_sessions = rows.iter().flatten().flatten().map(|row| row.epoch);
+        let epochs: BTreeSet<Epoch> = with_sessions
+            .chain(nodes.iter().map(|node| node.epoch))
+            .filter(|epoch| *epoch != own)
+            .collect();
+        let account = account.clone();
+        self.tell(epochs, &Frame::AccountChanged { account, removed });
     }
 
     /// Tells the node that had a resource before that a newer session took it.

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rookery_bus::Frame;
 use rookery_features::iq::{Addressee, Request};
 use rookery_features::{
     bind, password, xep0012_last, xep0030_disco, xep0049_private, xep0054_vcard, xep0077_register,
@@ -333,25 +332,7 @@ async fn register(session: &Rc<Session>, parcel: Parcel) -> Option<StreamError> 
         Ok(Done::Removed) => {
             // §3.2: the result, then the account's streams end.
             session.answer(stanza.reply_result());
-            let node = session.shard.node();
-            node::end_sessions(node, &session.account.jid);
-            if let Some(cluster) = &node.cluster {
-                let account = session.account.jid.clone();
-                // Also those that joined a moment ago: the directory names them with their sessions.
-                let rows = cluster
-                    .directory
-                    .lookup(std::slice::from_ref(&account))
-                    .await;
-                let own = cluster.epoch();
-                let rows = rows.iter().flatten().flatten();
-                let nodes: Vec<_> = rows.map(|row| row.epoch).filter(|e| *e != own).collect();
-                let changed = Frame::AccountChanged {
-                    account,
-                    removed: true,
-                };
-                cluster.tell(nodes, &changed);
-                cluster.tell_all(&changed);
-            }
+            node::account_changed(session.shard.node(), &session.account.jid, true).await;
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
         Err(error) => {

@@ -286,19 +286,16 @@ impl Shard {
         let resource = self.resumable(account, id);
         let node = Arc::clone(self.node());
         actix_rt::spawn(async move {
-            let unknown = ResumeRefused {
-                unknown: true,
-                handled: None,
-                sent: 0,
-            };
             let answer = match resource {
                 Some(resource) => {
                     let offered = resource.session.send(Offer { h }).await;
-                    offered.unwrap_or(Err(unknown)).map(|()| ResumeReady {
-                        session: resource.jid.clone(),
-                    })
+                    offered
+                        .unwrap_or(Err(ResumeRefused::UNKNOWN))
+                        .map(|()| ResumeReady {
+                            session: resource.jid.clone(),
+                        })
                 }
-                None => Err(unknown),
+                None => Err(ResumeRefused::UNKNOWN),
             };
             reply(&node, from, Frame::ResumeAnswer { request, answer });
         });

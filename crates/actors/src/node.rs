@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix::Addr;
 use actix_rt::Arbiter;
 use ring::rand::{SecureRandom, SystemRandom};
-use rookery_bus::{Bus, Frame};
+use rookery_bus::Bus;
 use rookery_directory::Directory;
 use rookery_features::password::{self, Password, SALT_LEN};
 use rookery_proto::credentials::Credentials;
@@ -277,13 +277,10 @@ impl Node {
         self.shared.admission.admits(peer)
     }
 
-    /// An account was removed or its password changed from outside of its sessions: they end.
-    pub fn account_changed(&self, account: &BareJid, removed: bool) {
-        end_sessions(&self.shared, account);
-        if let Some(cluster) = &self.shared.cluster {
-            let account = account.clone();
-            cluster.tell_all(&Frame::AccountChanged { account, removed });
-        }
+    /// An account was removed or its password changed from outside of its sessions: they end, on all
+    /// nodes.
+    pub async fn account_changed(&self, account: &BareJid, removed: bool) {
+        account_changed(&self.shared, account, removed).await;
     }
 
     /// Whether this node has cut itself off because it cannot reach the directory.
@@ -397,6 +394,14 @@ impl Shard {
                 tokio::time::sleep(pause).await;
             }
         }
+    }
+}
+
+/// An account was removed or its password changed: its sessions end here and elsewhere.
+pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
+    end_sessions(node, account);
+    if let Some(cluster) = &node.cluster {
+        cluster.account_changed(account, removed).await;
     }
 }
 

@@ -35,6 +35,15 @@ pub struct ResumeRefused {
     pub sent: u32,
 }
 
+impl ResumeRefused {
+    /// Nothing is known of the session.
+    pub const UNKNOWN: Self = Self {
+        unknown: true,
+        handled: None,
+        sent: 0,
+    };
+}
+
 /// All that a session is, at the moment when its node gave it up.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[expect(

@@ -64,8 +64,8 @@ impl NodeHandle {
     }
 
     /// An account changed in the database without the node's doing.
-    pub(crate) fn account_changed(&self, account: &BareJid, removed: bool) {
-        self.0.account_changed(account, removed);
+    pub(crate) async fn account_changed(&self, account: &BareJid, removed: bool) {
+        self.0.account_changed(account, removed).await;
     }
 
     /// Whether the node has cut itself off because it cannot reach the directory.

@@ -206,6 +206,26 @@ impl UserSession {
         }
     }
 
+    /// A client has come back for the session: it leaves the connection that it has, and what was sent over
+    /// that is to be dealt with first; what is not would be sent again by the client, and doubled.
+    ///
+    /// Returns which of its connections the next one is, and what says how much the client has sent, or
+    /// nothing if that takes longer than `patience`. `None` if this cannot be resumed.
+    fn settle(
+        &mut self,
+        patience: Duration,
+        ctx: &mut Context<Self>,
+    ) -> Option<(u32, impl Future<Output = Option<u32>> + use<>)> {
+        let receipts = self.session.receipts().filter(|_| !self.ended)?;
+        self.stop_waiting(ctx);
+        self.let_go();
+        let settled = async move {
+            let settled = tokio::time::timeout(patience, receipts.settled()).await;
+            settled.ok().map(|()| receipts.h())
+        };
+        Some((self.generation, settled))
+    }
+
     /// Takes the session from its connection, if it has one: nothing more is written to it.
     pub(super) fn let_go(&mut self) {
         self.generation = self.generation.wrapping_add(1);
@@ -222,18 +242,8 @@ impl Handler<Attach> for UserSession {
     type Result = ResponseActFuture<Self, Result<Attached, NotResumed>>;
 
     fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) -> Self::Result {
-        let receipts = self.session.receipts();
-        let (false, Some(receipts)) = (self.ended, receipts) else {
+        let Some((generation, settled)) = self.settle(RESUME_PATIENCE, ctx) else {
             return Box::pin(actix::fut::ready(Err(NotResumed::unknown())));
-        };
-        self.stop_waiting(ctx);
-        self.let_go();
-        let generation = self.generation;
-        let settled = async move {
-            // What is not dealt with by then would be sent again by the client, and doubled.
-            tokio::time::timeout(RESUME_PATIENCE, receipts.settled())
-                .await
-                .map(|()| receipts.h())
         };
         Box::pin(settled.into_actor(self).map(move |handled, actor, ctx| {
             if actor.ended {
@@ -244,8 +254,8 @@ impl Handler<Attach> for UserSession {
             }
             let outbox = &actor.session.resource.outbox;
             let result = match handled {
-                Err(_) => Err(NotResumed::Failed(Condition::ResourceConstraint, None)),
-                Ok(handled) => match outbox.acknowledge(attach.h) {
+                None => Err(NotResumed::Failed(Condition::ResourceConstraint, None)),
+                Some(handled) => match outbox.acknowledge(attach.h) {
                     Ok(()) => Ok(handled),
                     Err(too_high) => Err(NotResumed::Fatal(too_high.into())),
                 },
@@ -301,26 +311,12 @@ impl Handler<Offer> for UserSession {
     type Result = ResponseActFuture<Self, Result<(), ResumeRefused>>;
 
     fn handle(&mut self, Offer { h }: Offer, ctx: &mut Self::Context) -> Self::Result {
-        let unknown = ResumeRefused {
-            unknown: true,
-            handled: None,
-            sent: 0,
-        };
-        let receipts = self.session.receipts();
-        let (false, Some(receipts)) = (self.ended, receipts) else {
-            return Box::pin(actix::fut::ready(Err(unknown)));
-        };
-        self.stop_waiting(ctx);
-        self.let_go();
-        let generation = self.generation;
-        let settled = async move {
-            tokio::time::timeout(OFFER_PATIENCE, receipts.settled())
-                .await
-                .map(|()| receipts.h())
+        let Some((generation, settled)) = self.settle(OFFER_PATIENCE, ctx) else {
+            return Box::pin(actix::fut::ready(Err(ResumeRefused::UNKNOWN)));
         };
         Box::pin(settled.into_actor(self).map(move |handled, actor, ctx| {
             if actor.ended || actor.generation != generation {
-                return Err(unknown);
+                return Err(ResumeRefused::UNKNOWN);
             }
             // Until it is taken, or comes back here.
             actor.wait_for_resumption(ctx);
@@ -330,7 +326,7 @@ impl Handler<Offer> for UserSession {
                 handled,
                 sent: outbox.sent(),
             };
-            let handled = handled.map_err(|_| refused(None))?;
+            let handled = handled.ok_or_else(|| refused(None))?;
             outbox.acknowledge(h).map_err(|_| refused(Some(handled)))
         }))
     }

@@ -48,7 +48,7 @@ impl Desk {
     pub(crate) async fn answer(self, request: Request, mut replies: Replies) -> io::Result<()> {
         match request {
             Request::AccountChanged(change) => {
-                self.account_changed(&change);
+                self.account_changed(&change).await;
                 replies.send(&Reply::Done).await
             }
             Request::Drain { timeout_ms } => {
@@ -69,10 +69,10 @@ impl Desk {
         }
     }
 
-    fn account_changed(&self, change: &AccountChanged) {
+    async fn account_changed(&self, change: &AccountChanged) {
         let AccountChanged { account, removed } = change;
         tracing::info!(%account, removed, "an account was changed by a command");
-        self.node.account_changed(account, *removed);
+        self.node.account_changed(account, *removed).await;
     }
 
     /// The drain goes on if the command is interrupted.
