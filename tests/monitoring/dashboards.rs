@@ -149,12 +149,16 @@ fn dashboards_are_what_grafana_provisions() {
         for panel in dashboard["panels"].as_array().expect("panels") {
             let title = panel["title"].as_str().expect("a title");
             ids.push(panel["id"].as_u64().expect("an id"));
-            let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| {
+            let [left, top, width, height] = ["x", "y", "w", "h"].map(|key| {
                 let number = panel["gridPos"][key].as_u64();
                 number.unwrap_or_else(|| panic!("{name}: {title} has no {key}"))
             });
-            assert!(w > 0 && h > 0 && x + w <= 24, "{name}: {title}");
-            for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(
+                width > 0 && height > 0 && left + width <= 24,
+                "{name}: {title}"
+            );
+            let columns = left..left + width;
+            for cell in columns.flat_map(|x| (top..top + height).map(move |y| (x, y))) {
                 if let Some(other) = cells.insert(cell, title) {
                     panic!("{name}: {title} lies on {other}");
                 }

@@ -1,5 +1,5 @@
 //! What a service manager that started the server is told about it: systemd's notification protocol
-//! (sd_notify(3)), one datagram for each change. Without systemd nothing is sent.
+//! (`sd_notify(3)`), one datagram for each change. Without systemd nothing is sent.
 
 use std::ffi::OsStr;
 use std::io;
