@@ -1,15 +1,19 @@
 """Two people chat through the cluster of docker-compose.yml while nodes die, stop, are cut off and added.
 
-Run by tests/containers/run. Exits with 0 if nothing acknowledged was lost and all else went well.
+Run by tests/containers/run. Exits with 0 if nothing acknowledged was lost and all else went well. With
+--come-and-go no node fails: they are only upgraded and scaled.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import sys
 import tempfile
 import time
 import traceback
+from datetime import datetime
 from pathlib import Path
 
 from chatter import Chatter, ping
@@ -105,6 +109,19 @@ class Scenario:
         await run("docker", "start", node)
         await self.all_back(3)
 
+    async def a_node_is_drained(self):
+        """Under traffic: it leaves the pool before its clients leave it."""
+        node = await self.node_of(self.ann)
+        address = await self.stack.address(node)
+        logins = self.ann.logins
+        await run("docker", "exec", node, "rookery", "drain")
+        await self.all_back(2)
+        assert self.ann.logins > logins, "the drained node was not the one that served Ann"
+        clients = await self.stack.clients_when_it_left(address)
+        assert clients == 1, f"{clients} clients on the node that left the pool"
+        await run("docker", "restart", node)
+        await self.all_back(3)
+
     async def a_node_is_cut_off(self):
         node = await self.node_of(self.ben)
         address = await self.stack.address(node)
@@ -130,26 +147,34 @@ class Scenario:
             await self.stack.mend(node, network)
         await self.all_back(3)
 
-    async def play(self):
-        """The whole story."""
-        stack = self.stack
-        await stack.in_pool(3)
-        await stack.scraped(3)
+    async def begin(self):
+        """Everybody chats."""
+        await self.stack.in_pool(3)
+        await self.stack.scraped(3)
         say("three nodes are in the pool and seen by Prometheus")
-        answer = await stack.websocket(self.ann.authority)
-        assert answer.startswith("HTTP/1.1 101 "), answer
-        say("WebSocket over HTTPS")
         self.ann.start(self.ben)
         self.ben.start(self.ann)
         await self.different_nodes()
         await self.settled()
         say("ann and ben chat across two containers")
+
+    async def nodes_fail(self):
+        """One after the other, each in its own way."""
+        answer = await self.stack.websocket(self.ann.authority)
+        assert answer.startswith("HTTP/1.1 101 "), answer
+        say("WebSocket over HTTPS")
         await self.a_node_is_killed()
         say("a node was killed and came back")
         await self.a_node_is_stopped()
         say("a node was stopped and came back")
+        await self.a_node_is_drained()
+        say("a node was drained and came back")
         await self.a_node_is_cut_off()
         say("a node was cut off and came back")
+
+    async def nodes_come_and_go(self):
+        """Because the operator says so."""
+        stack = self.stack
         before = set(await stack.nodes())
         await run("deploy/upgrade")
         assert not before & set(await stack.nodes()), "not all nodes were replaced"
@@ -181,18 +206,68 @@ class Scenario:
         return lost
 
 
-async def main():
+async def check_image(stack, node):
+    """What the Dockerfile promises, as the engine sees it."""
+    image = json.loads(await run("docker", "inspect", node))[0]["Image"]
+    [image] = json.loads(await run("docker", "image", "inspect", image))
+    config = image["Config"]
+    assert config["User"] == "rookery", config["User"]
+    assert config["StopSignal"] == "SIGTERM", config["StopSignal"]
+    assert config["Entrypoint"] == ["rookery"], config["Entrypoint"]
+    # "CMD-SHELL" would need a shell.
+    assert config["Healthcheck"]["Test"] == ["CMD", "rookery", "health"], config["Healthcheck"]
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
+    for label in ("title", "description", "licenses", "revision", "base.name"):
+        assert labels.get(label), f"the label {label} is missing"
+    version = (await run("docker", "exec", node, "rookery", "--version")).strip()
+    assert version == f"rookery {labels['version']}", f"VERSION in deploy/Dockerfile: {labels['version']}, {version}"
+    # One that writes outside of its data directory would not have come up.
+    [container] = json.loads(await run("docker", "inspect", node))
+    assert container["HostConfig"]["ReadonlyRootfs"]
+    [base] = json.loads(await run("docker", "image", "inspect", "debian:bookworm-slim"))
+    say(f"the image: {(image['Size'] - base['Size']) / 1e6:.0f} MB on top of {base['Size'] / 1e6:.0f} MB")
+    await start_time(stack, node)
+
+
+async def start_time(stack, node):
+    """Tells how long a node needs until it is ready, with a database that has its schema."""
+    started = time.monotonic()
+    await run("docker", "restart", "--time", "30", node)
+    began = json.loads(await run("docker", "inspect", node))[0]["State"]["StartedAt"]
+
+    async def both():
+        lines = (await run("docker", "logs", "--since", began, node)).splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        times = {event.get("message"): event["timestamp"] for event in events}
+        return "ready" in times and [times["rookery starts"], times["ready"]]
+
+    first, last = map(datetime.fromisoformat, await until("the node to be ready", both))
+    took = (last - first).total_seconds() * 1000
+    say(f"a node stops and is back after {time.monotonic() - started:.1f} s, ready {took:.0f} ms after its start")
+
+
+async def refuses_known_passwords(stack):
+    """A secret that is still "changeme" stops the start."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        (Path(directory) / "postgres").write_text("changeme\n")
+        os.environ["SECRETS"] = directory
+        output = await stack.compose("run", "--rm", "-T", "secrets", check=False)
+        del os.environ["SECRETS"]
+        assert 'the secret postgres is still "changeme"' in output, output
+
+
+async def main(all_of_it):
     """Starts the stack's users and plays."""
     stack = from_environment()
-    say(f"three nodes from nothing, with {stack.tool}")
+    say(f"three nodes from nothing, with {' '.join(stack.tool)}: {await stack.version()}")
+    await refuses_known_passwords(stack)
     await stack.up(3, "--build")
     await stack.find_ports()
     say("up")
-    label = "{{index .Config.Labels \"org.opencontainers.image.version\"}}"
     node = (await stack.nodes())[0]
-    labelled = (await run("docker", "inspect", "--format", label, node)).strip()
-    version = (await run("docker", "exec", node, "rookery", "--version")).strip()
-    assert version == f"rookery {labelled}", f"VERSION in deploy/Dockerfile is {labelled}: {version}"
+    if all_of_it:
+        await check_image(stack, node)
     for name in ("ann", "ben"):
         script = f"echo 'secret of {name}' | docker exec -i $0 rookery user add {name}@localhost --password-stdin"
         await run("sh", "-c", script, node)
@@ -203,7 +278,10 @@ async def main():
         )
         scenario = Scenario(stack, authority)
         try:
-            await scenario.play()
+            await scenario.begin()
+            if all_of_it:
+                await scenario.nodes_fail()
+            await scenario.nodes_come_and_go()
         finally:
             lost = scenario.report()
             await asyncio.gather(*(person.stop() for person in scenario.people))
@@ -216,7 +294,7 @@ if __name__ == "__main__":
     # The library leaves tasks behind when a stream is cut.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
-        sys.exit(asyncio.run(main()))
+        sys.exit(asyncio.run(main("--come-and-go" not in sys.argv)))
     except Exception:  # Whatever it is, the status says so.
         traceback.print_exc()
         sys.exit(1)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import ssl
 import urllib.request
@@ -64,6 +65,10 @@ class Stack:
         """Runs the compose tool."""
         return await run(*self.tool, "--project-name", self.project, *words, check=check)
 
+    async def version(self):
+        """Which compose tool it is."""
+        return (await run(*self.tool, "version", "--short")).strip()
+
     async def up(self, nodes, *words):
         """Starts or changes the stack."""
         # Grafana is not among Debian's packages, so there is no stand-in for its image.
@@ -107,16 +112,31 @@ class Stack:
                 total += float(line.rsplit(" ", 1)[1])
         return total
 
-    async def pool(self):
-        """The load balancer's view of the nodes: address → (state, connections)."""
+    async def _servers(self):
+        """The rows of the load balancer's statistics about the nodes."""
         rows = (await fetch(f"http://127.0.0.1:{self.ports[8404]}/;csv")).splitlines()
         names = rows[0].removeprefix("# ").split(",")
         servers = [dict(zip(names, row.split(","))) for row in rows[1:]]
+        return [one for one in servers if one["pxname"] == "c2s" and one["addr"]]
+
+    async def pool(self):
+        """The load balancer's view of the nodes: address → (state, connections)."""
         return {
             server["addr"].rsplit(":", 1)[0]: (server["status"], int(server["scur"]))
-            for server in servers
-            if server["pxname"] == "c2s" and server["addr"]
+            for server in await self._servers()
         }
+
+    async def clients_when_it_left(self, address):
+        """How many clients a node had in the moment in which it left the pool the last time."""
+        (name,) = [
+            server["svname"]
+            for server in await self._servers()
+            if server["addr"].rsplit(":", 1)[0] == address
+        ]
+        log = await self.compose("logs", "--no-color", "haproxy")
+        found = re.findall(rf"Server c2s/{name} is DOWN,.* (\d+) sessions active", log)
+        assert found, f"the load balancer's log does not say that {name} left:\n{log}"
+        return int(found[-1])
 
     async def in_pool(self, count):
         """Waits until the load balancer sends clients to so many nodes."""

@@ -1,5 +1,6 @@
 //! `deploy/grafana`: every panel shows something, and Grafana finds what the files name.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,21 @@ use crate::prometheus::{Prometheus, repository};
 
 /// How long it may take until every panel has data: a minute is the longest range of the rules.
 const DEADLINE: Duration = Duration::from_mins(3);
+
+/// The kinds of panels in use, all of them part of Grafana itself.
+const PANELS: [&str; 3] = ["timeseries", "stat", "alertlist"];
+
+/// The units in use, by the names that Grafana has for them; others it would print as they are.
+const UNITS: [&str; 8] = [
+    "short",
+    "none",
+    "s",
+    "ops",
+    "reqps",
+    "Bps",
+    "bytes",
+    "percentunit",
+];
 
 /// A dashboard's file name and content.
 fn dashboards() -> Vec<(String, Value)> {
@@ -124,15 +140,43 @@ fn dashboards_are_what_grafana_provisions() {
     for (name, dashboard) in &dashboards {
         assert!(dashboard["id"].is_null(), "{name}: Grafana gives the id");
         assert!(dashboard["schemaVersion"].as_u64() >= Some(36), "{name}");
+        for variable in dashboard["templating"]["list"].as_array().expect("a list") {
+            assert_eq!(variable["datasource"]["uid"], uid, "{name}: {variable}");
+        }
         let mut ids = Vec::new();
+        // Which panel has a cell of the grid, which is 24 wide.
+        let mut cells = HashMap::new();
         for panel in dashboard["panels"].as_array().expect("panels") {
-            let title = &panel["title"];
+            let title = panel["title"].as_str().expect("a title");
             ids.push(panel["id"].as_u64().expect("an id"));
-            let place = &panel["gridPos"];
-            let edge = place["x"].as_u64().zip(place["w"].as_u64());
-            assert!(edge.is_some_and(|(x, w)| x + w <= 24), "{name}: {title}");
+            let [left, top, width, height] = ["x", "y", "w", "h"].map(|key| {
+                let number = panel["gridPos"][key].as_u64();
+                number.unwrap_or_else(|| panic!("{name}: {title} has no {key}"))
+            });
+            assert!(
+                width > 0 && height > 0 && left + width <= 24,
+                "{name}: {title}"
+            );
+            let columns = left..left + width;
+            for cell in columns.flat_map(|x| (top..top + height).map(move |y| (x, y))) {
+                if let Some(other) = cells.insert(cell, title) {
+                    panic!("{name}: {title} lies on {other}");
+                }
+            }
+            let kind = panel["type"].as_str().expect("a type");
+            assert!(PANELS.contains(&kind), "{name}: {title}: {kind}");
+            // Lists of alerts have none.
+            let unit = &panel["fieldConfig"]["defaults"]["unit"];
+            let known = unit.as_str().is_some_and(|unit| UNITS.contains(&unit));
+            assert!(known || kind == "alertlist", "{name}: {title}: {unit}");
+            let mut letters = HashSet::new();
             for target in panel["targets"].as_array().into_iter().flatten() {
                 assert_eq!(target["datasource"]["uid"], uid, "{name}: {title}");
+                let letter = target["refId"].as_str().expect("a refId");
+                assert!(
+                    letters.insert(letter),
+                    "{name}: {title} has two queries {letter}"
+                );
             }
         }
         let panels = ids.len();
@@ -140,4 +184,31 @@ fn dashboards_are_what_grafana_provisions() {
         ids.dedup();
         assert_eq!(ids.len(), panels, "{name}: each panel has its own id");
     }
+}
+
+/// The paths of Grafana's container in the provisioning files are those that the compose file mounts.
+#[test]
+fn grafana_finds_its_files() {
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).expect("readable");
+    let compose = read("docker-compose.yml");
+    let provider = read("deploy/grafana/provisioning/dashboards/rookery.yml");
+    let path = provider
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("path: "))
+        .expect("a path");
+    assert!(compose.contains(&format!("./deploy/grafana/dashboards:{path}:ro\n")));
+    assert!(compose.contains("./deploy/grafana/provisioning:/etc/grafana/provisioning:ro\n"));
+    let home = compose
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: ")
+        })
+        .and_then(|home| home.strip_prefix(path))
+        .expect("a dashboard in that path");
+    let file = repository().join(format!("deploy/grafana/dashboards{home}"));
+    assert!(file.is_file(), "{}", file.display());
+    let source = read("deploy/grafana/provisioning/datasources/prometheus.yml");
+    assert!(source.contains("url: http://prometheus:9090\n"));
+    assert!(compose.contains("\n  prometheus:\n"));
 }

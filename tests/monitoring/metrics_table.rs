@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use rookery_tests::prelude::*;
+
 use crate::load::Load;
 use crate::prometheus::{promtool, repository};
 
@@ -158,4 +160,42 @@ async fn the_documentation_lists_every_metric() {
         String::from_utf8_lossy(&lint.stdout),
         String::from_utf8_lossy(&lint.stderr)
     );
+}
+
+/// How many series a node shows does not depend on how many people there are: if only one label had a value
+/// for each of them, there would be as many new series as new people.
+#[tokio::test]
+async fn series_do_not_grow_with_users() {
+    const PEOPLE: usize = 20;
+    let mut load = Load::start().await;
+    load.round().await;
+    let before = series(&load).await;
+    for number in 0..PEOPLE {
+        let name = format!("person{number}/desk{number}");
+        let client = load.cluster.online(0, &name).await;
+        client.close().await;
+        let stranger = Login::new(&format!("stranger{number}"), "wrong");
+        let address = load.cluster.node(1).address("c2s");
+        let (mut wire, features) = stranger.connect(address).await;
+        let outcome = stranger.try_authenticate(&mut wire, &features).await;
+        assert!(outcome.is("failure", SASL), "{outcome:?}");
+    }
+    load.round().await;
+    let after = series(&load).await;
+    let new: Vec<_> = after.difference(&before).collect();
+    assert!(new.len() < PEOPLE, "{new:#?}");
+}
+
+/// The series of both nodes, without their values.
+async fn series(load: &Load) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for node in [0, 1] {
+        let exposition = load.cluster.node(node).admin("/metrics").await.body;
+        let samples = exposition.lines().filter(|line| !line.starts_with('#'));
+        all.extend(samples.map(|line| {
+            let (series, _) = line.rsplit_once(' ').expect("a value");
+            series.to_owned()
+        }));
+    }
+    all
 }

@@ -28,6 +28,7 @@ mod password;
 mod portable;
 mod ports_file;
 mod serve;
+mod service_manager;
 mod sessions;
 mod tls;
 mod web;

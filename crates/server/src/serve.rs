@@ -21,6 +21,7 @@ use crate::data_dir::{self, DataDir};
 use crate::http::PublicSite;
 use crate::listen::{self, Bound, Listener};
 use crate::logging::Logging;
+use crate::service_manager::{self, Change};
 use crate::wiring::{self, NodeHandle};
 use crate::{metrics, ports_file, tls, web};
 
@@ -66,6 +67,7 @@ pub(crate) async fn serve(config: Config, origin: Origin, log: Logging) -> anyho
         }
     };
     stop.next().await;
+    service_manager::tell(Change::Stopping);
     tokio::spawn(async move {
         stop.next().await;
         tracing::warn!("told to stop a second time: ending at once");
@@ -151,6 +153,7 @@ async fn start(
     }
     readiness.serving(storage.clone(), node.clone());
     announce(config, &addresses, storage.as_ref()).await;
+    service_manager::tell(Change::Ready);
     Ok(Running {
         storage,
         node,
@@ -216,10 +219,13 @@ fn follow_certificates(
         let mut interval = tokio::time::interval(RELOAD_INTERVAL);
         loop {
             tokio::select! {
-                _ = interval.tick() => {}
-                _ = hang_up.recv() => {}
+                _ = interval.tick() => certificates.reload_if_changed(),
+                _ = hang_up.recv() => {
+                    service_manager::tell(Change::Reloading);
+                    certificates.reload_if_changed();
+                    service_manager::tell(Change::Ready);
+                }
             }
-            certificates.reload_if_changed();
         }
     })
 }
