@@ -20,6 +20,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod answers;
 pub(crate) mod archive;
 pub(crate) mod carbons;
 pub(crate) mod catch_up;

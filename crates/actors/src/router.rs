@@ -565,8 +565,14 @@ impl Shard {
     }
 
     /// Puts a stanza into a resource's outbox, unless the resource has it, or will have it, from the
-    /// log. Returns whether it need not be given to anybody else.
+    /// log, or it answers a request once more. Returns whether it need not be given to anybody else.
     fn push_once(&self, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
+        if let Kind::Iq(IqType::Result | IqType::Error) = outgoing.stanza.kind
+            && resource.answers.is_repeated(&outgoing.stanza)
+        {
+            metrics::count(outgoing.counts, outgoing.stanza.kind, Outcome::Dropped);
+            return true;
+        }
         if let Some(entry) = outgoing.entry {
             if entry.id <= resource.read_up_to.get() {
                 return true;

@@ -24,6 +24,7 @@ use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::{Notify, oneshot};
 
 use crate::account::{Account, Resource};
+use crate::answers::Answers;
 use crate::cluster::Cache;
 use crate::connection::{Accepted, Close, Connection, Parts};
 use crate::log_queue::LogQueue;
@@ -441,6 +442,7 @@ impl Shard {
             read_up_to: Cell::new(0),
             carbons: Cell::new(false),
             answerable: RefCell::default(),
+            answers: Answers::default(),
             resume_id: RefCell::default(),
             wants_roster: Cell::new(false),
             uses_roster_versions: Cell::new(false),
