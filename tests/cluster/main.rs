@@ -12,4 +12,5 @@ mod network_cuts;
 mod presence;
 mod service_faults;
 mod sessions;
+mod short_outages;
 mod slixmpp;

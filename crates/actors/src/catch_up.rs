@@ -7,8 +7,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rookery_bus::{Frame, LogRef};
+use rookery_bus::LogRef;
 use rookery_features::offline;
 use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
@@ -25,11 +26,17 @@ const PAGE: usize = 100;
 /// Accounts that are looked at in one query.
 const ACCOUNTS: usize = 500;
 
+/// Pause after storage could not be read.
+const RETRY: Duration = Duration::from_secs(1);
+
 impl Shard {
     /// A resource has become able to take messages. What is undelivered in its account's log is for the
     /// first such resource: if there is another one, on whichever node, it is on its way to that.
     pub(crate) async fn join_in(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
-        if self.is_first(account, resource).await {
+        let arrivals = account.log.arrivals();
+        let is_first = self.is_first(account, resource).await;
+        // Or somebody who knows of it has left something in the log for it.
+        if is_first || account.log.arrivals() != arrivals {
             self.catch_up(account, resource);
         } else {
             resource.takes_messages.set(true);
@@ -94,7 +101,9 @@ impl Shard {
             let page = match storage.undelivered(&account.jid, after, PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
-                    tracing::warn!(account = %account.jid, %error, "stored messages were not read");
+                    tracing::warn!(account = %account.jid, %error,
+                        "stored messages were not read; it is tried again");
+                    self.read_log_later(account.jid.clone());
                     return;
                 }
             };
@@ -136,15 +145,29 @@ impl Shard {
     }
 
     /// Something in an account's log is undelivered although the account has resources: one of those
-    /// here reads the log again.
-    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) {
+    /// here reads the log again. Returns whether there is one.
+    pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) -> bool {
         let Some(account) = self.accounts.borrow().get(account).cloned() else {
             // Gone: the next login reads it.
-            return;
+            return false;
         };
+        // For one that is reading, or is about to.
+        account.log.came();
         if let Some(resource) = account.most_willing() {
             self.catch_up(&account, &resource);
+            return true;
         }
+        let resources = account.resources.borrow();
+        resources.iter().any(|resource| resource.reads_log.get())
+    }
+
+    /// The log cannot be read now.
+    fn read_log_later(self: &Rc<Self>, account: BareJid) {
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            shard.deliver_from_log(&account);
+        });
     }
 
     /// Messages may be undelivered in the logs of accounts with resources here: they are read again, a
@@ -155,14 +178,7 @@ impl Shard {
         actix_rt::spawn(async move {
             // What is on its way here counts as undelivered, too: it is left out where it is read.
             for some in accounts.chunks(ACCOUNTS) {
-                let behind = match shard.node().storage.with_undelivered(some).await {
-                    Ok(behind) => behind,
-                    Err(error) => {
-                        tracing::warn!(%error, "messages may wait until their account's next login");
-                        continue;
-                    }
-                };
-                for account in behind {
+                for account in shard.with_undelivered(some).await {
                     shard.read_log_again(&account);
                 }
                 shard.flush();
@@ -170,29 +186,17 @@ impl Shard {
         });
     }
 
-    /// A session has ended without confirming all messages that it was given: another one of the
-    /// account gets them, on this node or on another. If there is none, they wait in the log.
-    pub(crate) fn deliver_elsewhere(self: &Rc<Self>, account: &BareJid) {
-        let here = self.accounts.borrow().get(account).cloned();
-        if here.is_some_and(|account| account.most_willing().is_some()) {
-            return self.read_log_again(account);
-        }
-        let (shard, account) = (Rc::clone(self), account.clone());
-        actix_rt::spawn(async move {
-            let Some(cluster) = &shard.node().cluster else {
-                return;
-            };
-            let rows = cluster
-                .directory
-                .lookup(std::slice::from_ref(&account))
-                .await;
-            let own = cluster.epoch();
-            let rows = rows.iter().flatten().flatten();
-            let willing = rows.filter(|row| row.available && row.priority >= 0 && row.epoch != own);
-            if let Some(row) = willing.max_by_key(|row| row.priority) {
-                cluster.tell([row.epoch], &Frame::LogChanged { account });
+    /// Those of the accounts that have something undelivered in their logs; waits for storage.
+    async fn with_undelivered(&self, accounts: &[BareJid]) -> Vec<BareJid> {
+        loop {
+            match self.node().storage.with_undelivered(accounts).await {
+                Ok(behind) => return behind,
+                Err(error) => {
+                    tracing::warn!(%error, "message logs were not read; it is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
-        });
+        }
     }
 }
 

@@ -520,7 +520,7 @@ fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
     let node = Arc::clone(node);
     actix_rt::spawn(async move {
         match bus.claim(lost).await {
-            Ok(frames) => route_again(&node, frames).await,
+            Ok(frames) => route_again(&node, frames, false).await,
             Err(error) => tracing::warn!(%error, "what was sent to a dead node is out of reach"),
         }
     });

@@ -27,7 +27,9 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
             tracing::warn!(%from, "frames from a node were lost; the log is read");
             read_all_logs(node).await;
         }
-        Inbound::Returned { frames, .. } => route_again(node, frames).await,
+        Inbound::Returned {
+            frames, in_doubt, ..
+        } => route_again(node, frames, in_doubt).await,
     }
 }
 
@@ -145,7 +147,9 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
         Frame::LogChanged { account } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| shard.read_log_again(&account));
+            batch.run(index, move |shard| {
+                shard.read_log_again(&account);
+            });
         }
         Frame::Carbon {
             account,
@@ -207,27 +211,38 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     }
 }
 
-/// Frames that their node never handled: look for the recipients again.
-pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
+/// Frames that their node never handled: look for the recipients again. `in_doubt`: it may have handled
+/// them, before it died.
+pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_doubt: bool) {
     for frame in frames {
-        if let Frame::Deliver {
-            mut stanza,
-            to,
-            responsible: true,
-            hops,
-            entry,
-            counts,
-        } = frame
-        {
-            let Some(first) = to.first() else { continue };
-            if stanza.to.is_none() {
-                stanza.to = Some(Jid::from(first.clone()));
+        match frame {
+            Frame::Deliver {
+                mut stanza,
+                to,
+                responsible: true,
+                hops,
+                entry,
+                counts,
+            } => {
+                let Some(first) = to.first() else { continue };
+                if stanza.to.is_none() {
+                    stanza.to = Some(Jid::from(first.clone()));
+                }
+                let parcel = Parcel::from_frame(stanza, hops + 1, entry, counts);
+                run(node, node.shard_of(first.bare_str()), move |shard| {
+                    if in_doubt {
+                        shard.give_up_in_doubt(parcel);
+                    } else {
+                        shard.again(parcel);
+                    }
+                })
+                .await;
             }
-            let parcel = Parcel::from_frame(stanza, hops + 1, entry, counts);
-            run(node, node.shard_of(first.bare_str()), move |shard| {
-                shard.again(parcel);
-            })
-            .await;
+            Frame::LogChanged { account } => {
+                let index = node.shard_of(account.as_str());
+                run(node, index, move |shard| shard.deliver_from_log(&account)).await;
+            }
+            _ => {}
         }
     }
 }

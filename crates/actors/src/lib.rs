@@ -43,6 +43,7 @@ pub mod router;
 pub mod settings;
 pub mod shard;
 pub mod transport;
+pub(crate) mod unread;
 pub mod user_session;
 
 pub use node::{Node, NodeShared, StartError};

@@ -35,6 +35,7 @@ use crate::outbox::{Outbox, Outgoing};
 use crate::presence_list::{PresenceList, SessionLost};
 use crate::receipts::Receipt;
 use crate::router::Queued;
+use crate::unread::Unread;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
 
@@ -69,8 +70,6 @@ pub struct Parcel {
     pub counts: bool,
     /// Whether it has been in the queue for the log, and need not be again.
     pub passed_log: bool,
-    /// Whether to look once more for a resource if there is none: it was just committed.
-    pub for_newcomers: bool,
     /// Whether its sender's other clients are to get copies (XEP-0280).
     pub copies: bool,
 }
@@ -94,7 +93,6 @@ impl Parcel {
             receipt: None,
             counts: true,
             passed_log: false,
-            for_newcomers: false,
             copies: false,
         }
     }
@@ -179,6 +177,7 @@ pub struct Shard {
     pub(crate) cache: RefCell<Cache>,
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
+    pub(crate) unread: RefCell<Unread>,
     /// Presence by sender and recipient that could not be shown because the directory was away.
     pub(crate) missed: RefCell<HashMap<(Jid, BareJid), Arc<Stanza>>>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
@@ -235,6 +234,7 @@ impl Shard {
             cache: RefCell::new(Cache::new(cached)),
             log_queue: LogQueue::default(),
             confirmations: RefCell::default(),
+            unread: RefCell::default(),
             missed: RefCell::default(),
             moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
