@@ -640,10 +640,7 @@ impl Shard {
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
                 return;
             }
-            shard.give_up(
-                Work::Route(parcel),
-                &Condition::ResourceConstraint.into(),
-            );
+            shard.give_up(Work::Route(parcel), &Condition::ResourceConstraint.into());
         })
     }
 

@@ -116,9 +116,8 @@ impl Shard {
             let not_told = match rows {
                 Ok(rows) => {
                     let each = accounts.into_iter().zip(rows);
-                    let not_told = each.filter(|(account, rows)| {
-                        !self.tell_reader(cluster, account, rows)
-                    });
+                    let not_told =
+                        each.filter(|(account, rows)| !self.tell_reader(cluster, account, rows));
                     not_told.map(|(account, _)| account).collect()
                 }
                 Err(error) => {

@@ -295,7 +295,11 @@ pub(crate) async fn frames_come_back_when_the_bus_stays_away<H: Hub>() {
     let end = frame(1, sent);
     send(&*from, Epoch(2), &end).await;
     assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![end]));
-    let wanted = |number: &usize| seen.iter().filter(|seen| **seen == frame(1, *number)).count();
+    let wanted = |number: &usize| {
+        seen.iter()
+            .filter(|seen| **seen == frame(1, *number))
+            .count()
+    };
     assert!((0..sent).all(|number| wanted(&number) == 1), "{seen:?}");
 }
 
