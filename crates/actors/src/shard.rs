@@ -51,10 +51,6 @@ thread_local! {
 
 /// A stanza on its way to the shard that owns its recipient.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, each set at one place on the way"
-)]
 pub struct Parcel {
     /// The stanza, with `from` and `to` stamped.
     pub stanza: Arc<Stanza>,

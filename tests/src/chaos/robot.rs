@@ -443,8 +443,8 @@ impl Robot {
         let id = format!("ping.{}.{}", self.number, self.asked);
         self.shared.watch().asked(id.clone());
         let ping = stanza::get(Element::new("ping", PING))
-            .with_attr("to", &format!("{}@localhost/r", name(to)))
-            .with_attr("id", &id);
+            .with_attr("to", format!("{}@localhost/r", name(to)))
+            .with_attr("id", id);
         self.send_stanza(wire, ping).await
     }
 

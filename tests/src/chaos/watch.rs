@@ -43,15 +43,15 @@ impl Watch {
         self.unseen = (!is_seen).then_some(event);
     }
 
-    /// A presence came; `watched` is the number of the contact.
-    pub fn presence(&mut self, watcher: usize, watched: usize, is_available: bool) {
-        let sight = (watcher, watched);
+    /// A robot got the presence of a contact.
+    pub fn presence(&mut self, robot: usize, contact: usize, is_available: bool) {
+        let sight = (robot, contact);
         if is_available {
             self.seen.insert(sight);
             if let Some(event) = self.gone.remove(&sight) {
-                let (watcher, watched) = (name(watcher), name(watched));
+                let (robot, contact) = (name(robot), name(contact));
                 self.flaps
-                    .push(format!("{watcher} saw {watched} flap: {event}"));
+                    .push(format!("{robot} saw {contact} flap: {event}"));
             }
         } else if let Some(event) = self.unseen {
             self.gone.insert(sight, event);
