@@ -276,7 +276,11 @@ impl Robot {
         if bound_jid(&answer).is_none() {
             return Err(format!("binding: {}", said(&answer)));
         }
-        let enabled = ask(wire, &format!("<enable xmlns='{SM}' resume='true'/>")).await?;
+        let mut enabled = ask(wire, &format!("<enable xmlns='{SM}' resume='true'/>")).await?;
+        while sm::is_stanza(&enabled) {
+            // Somebody's ping, which came before.
+            enabled = ask(wire, "").await?;
+        }
         let id = enabled
             .attr("id")
             .ok_or("stream management was not enabled")?;
