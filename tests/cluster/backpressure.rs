@@ -466,8 +466,6 @@ async fn a_slow_redis_costs_a_bounded_amount_of_memory() {
 
 /// Nobody knows where the recipient is while Redis hangs: what is stored then comes when it is back.
 #[tokio::test]
-#[ignore = "nobody reads the log again if Redis was away for less than the lease (log_queue.rs, \
-            look_who_came)"]
 async fn messages_that_were_stored_while_redis_hung_come_when_it_is_back() {
     let cluster = TestCluster::planned(2, &plan(&[])).await;
     let mut bob = Reader::start(&cluster, 1).await;

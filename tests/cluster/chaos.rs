@@ -2,7 +2,8 @@
 
 use rookery_tests::chaos::{Scenario, run};
 
-/// Nodes, Redis and PostgreSQL die and come back for a minute; whatever was acknowledged is there, once.
+/// Nodes, Redis, PostgreSQL and the links between them break and come back for more than a minute, and nodes are
+/// upgraded; whatever was acknowledged is there, once.
 #[tokio::test]
 async fn a_minute_of_chaos_loses_nothing() {
     let report = run(&Scenario::default()).await;

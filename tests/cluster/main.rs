@@ -13,4 +13,5 @@ mod network_cuts;
 mod presence;
 mod service_faults;
 mod sessions;
+mod short_outages;
 mod slixmpp;

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The same seed gives the same events in the same order; how they meet the traffic is up to the machine.
-//! Ends with status 1 if a message was lost or doubled, or the nodes' counters do not balance.
+//! Ends with status 1 if a message was lost or doubled, a request was answered twice, a contact saw a client flap
+//! while nodes were drained or upgraded, or the nodes' counters do not balance. As root, links are cut in a
+//! network of their own; otherwise through proxies.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::client::managed::Broken;
 use crate::client::{Client, Registry};
-use crate::netns::Network;
+use crate::netns::{Cut, Network, Peer};
 use crate::place::Place;
-use crate::proxy::Proxy;
+use crate::proxy::{Mode, Proxy};
 use crate::server::{Accounts, TestServer};
 use crate::services::{Postgres, Redis};
 
@@ -19,6 +19,8 @@ pub struct TestCluster {
     database: String,
     postgres: Database,
     proxies: Option<(Proxy, Proxy)>,
+    /// In front of Redis and PostgreSQL, for each node.
+    links: Vec<(Proxy, Proxy)>,
     /// Dropped last: what is in it has ended.
     network: Option<Network>,
 }
@@ -46,6 +48,7 @@ pub struct Plan {
     settings: Vec<String>,
     own_database: bool,
     proxies: bool,
+    cuttable: bool,
 }
 
 impl Plan {
@@ -60,6 +63,15 @@ impl Plan {
     /// With a PostgreSQL that no other test uses, so that it may be stopped.
     #[must_use]
     pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
+
+    /// With links from each node to Redis and to PostgreSQL that can be [cut](TestCluster::cut): in a network
+    /// of its own where that is permitted, otherwise through proxies. The database is the cluster's own.
+    #[must_use]
+    pub fn cuttable(mut self) -> Self {
+        self.cuttable = true;
         self.own_database = true;
         self
     }
@@ -85,6 +97,11 @@ impl TestCluster {
 
     /// Starts a cluster by a plan.
     pub async fn planned(size: usize, plan: &Plan) -> Self {
+        if plan.cuttable
+            && let Ok(network) = Network::try_create(size)
+        {
+            return Self::within(network, size, plan).await;
+        }
         let redis = Redis::start().await;
         let postgres = if plan.own_database {
             Database::Own(Postgres::start().await)
@@ -98,10 +115,14 @@ impl TestCluster {
     /// that is not permitted.
     pub async fn in_network(size: usize, settings: &[&str]) -> Option<Self> {
         let network = Network::create(size)?;
+        Some(Self::within(network, size, &Plan::new(settings)).await)
+    }
+
+    async fn within(network: Network, size: usize, plan: &Plan) -> Self {
         let redis = Redis::start_at(network.redis_place()).await;
         let postgres = Postgres::start_at(network.postgres_place()).await;
         let postgres = Database::Own(postgres);
-        Some(Self::of(size, &Plan::new(settings), redis, postgres, Some(network)).await)
+        Self::of(size, plan, redis, postgres, Some(network)).await
     }
 
     async fn of(
@@ -113,25 +134,35 @@ impl TestCluster {
     ) -> Self {
         let server = postgres.server();
         let database = server.database().await;
-        let mut urls = (database.clone(), redis.url());
-        let mut proxies = None;
-        if plan.proxies {
-            let both = (
-                Proxy::start(redis.address()).await,
-                Proxy::start(server.address()).await,
-            );
-            let through = |url: &str, from: SocketAddr, proxy: &Proxy| {
+        let direct = (database.clone(), redis.url());
+        let through = |both: &(Proxy, Proxy)| {
+            let replace = |url: &str, from: SocketAddr, proxy: &Proxy| {
                 url.replace(&from.to_string(), &proxy.address().to_string())
             };
-            urls = (
-                through(&urls.0, server.address(), &both.1),
-                through(&urls.1, redis.address(), &both.0),
-            );
-            proxies = Some(both);
+            (
+                replace(&direct.0, server.address(), &both.1),
+                replace(&direct.1, redis.address(), &both.0),
+            )
+        };
+        let both = async || {
+            (
+                Proxy::start(redis.address()).await,
+                Proxy::start(server.address()).await,
+            )
+        };
+        let mut proxies = None;
+        if plan.proxies {
+            proxies = Some(both().await);
         }
+        let mut links = Vec::new();
         let (accounts, registry) = (Accounts::default(), Registry::default());
         let mut nodes = Vec::new();
         for number in 0..size {
+            if plan.cuttable && network.is_none() {
+                links.push(both().await);
+            }
+            let between = links.last().or(proxies.as_ref());
+            let urls = between.map_or_else(|| direct.clone(), through);
             let own = [
                 format!("storage.url={}", urls.0),
                 format!("cluster.redis={}", urls.1),
@@ -153,7 +184,49 @@ impl TestCluster {
             database,
             postgres,
             proxies,
+            links,
             network,
+        }
+    }
+
+    /// Cuts a node off from a part; clients still reach it. For clusters that are
+    /// [cuttable](Plan::cuttable), or in a network.
+    pub fn cut(&self, node: usize, peer: Peer, cut: Cut) {
+        if let Some(network) = &self.network {
+            return network.cut(node, peer, cut);
+        }
+        let (redis, postgres) = &self.links[node];
+        let proxy = match peer {
+            Peer::Redis => redis,
+            Peer::Postgres => postgres,
+        };
+        match cut {
+            Cut::Reset => {
+                proxy.set(Mode::Refuse);
+                proxy.cut();
+            }
+            Cut::Swallow => proxy.set(Mode::Swallow),
+        }
+    }
+
+    /// Mends everything that was cut at a node.
+    pub fn heal(&self, node: usize) {
+        if let Some(network) = &self.network {
+            return network.heal(node);
+        }
+        let (redis, postgres) = &self.links[node];
+        for proxy in [redis, postgres] {
+            // What a proxy has swallowed nobody sends again: such connections are of no use.
+            proxy.cut();
+            proxy.set(Mode::Pass);
+        }
+    }
+
+    /// What cuts the links: a real network, or proxies.
+    pub fn cut_by(&self) -> &'static str {
+        match self.network {
+            Some(_) => "network namespaces",
+            None => "proxies",
         }
     }
 

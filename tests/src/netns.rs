@@ -63,7 +63,11 @@ impl Network {
         }
     }
 
-    fn try_create(nodes: usize) -> Result<Self, String> {
+    /// The same, for those who can do without.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn try_create(nodes: usize) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
         let mut problem = String::new();

@@ -15,6 +15,7 @@ use rookery_proto::jid::{BareJid, FullJid};
 use rookery_proto::stanza::Stanza;
 use rookery_proto::stream::{StreamCondition, StreamError};
 
+use crate::answers::Answers;
 use crate::budget::Load;
 use crate::log_tracker::LogTracker;
 use crate::outbox::Outbox;
@@ -97,6 +98,8 @@ pub struct Resource {
     pub carbons: Cell<bool>,
     /// Messages whose copies went to the others, so that errors that answer them do as well.
     pub answerable: RefCell<Answerable>,
+    /// The answers to its requests to others.
+    pub answers: Answers,
     /// What the client resumes the session by (XEP-0198), if it can.
     pub resume_id: RefCell<Option<Box<str>>>,
     /// Whether the client asked for the roster, and so gets roster pushes (RFC 6121 §2.1.6).

@@ -9,10 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rookery_bus::Frame;
 use rookery_features::offline;
-use rookery_proto::cluster::Epoch;
-use rookery_proto::jid::{BareJid, FullJid};
+use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
 use rookery_storage::{Entry, EntryId};
 
@@ -22,20 +20,23 @@ use crate::log_tracker::place;
 use crate::outbox::Outgoing;
 use crate::shard::Shard;
 
-/// How long accounts gather whose nodes are to read their logs.
-const GATHER: Duration = Duration::from_millis(100);
-
 /// Entries that are read at a time.
 const PAGE: usize = 100;
 
 /// Accounts that are looked at in one query.
 const ACCOUNTS: usize = 500;
 
+/// Pause after storage could not be read.
+const RETRY: Duration = Duration::from_secs(1);
+
 impl Shard {
     /// A resource has become able to take messages. What is undelivered in its account's log is for the
     /// first such resource: if there is another one, on whichever node, it is on its way to that.
     pub(crate) async fn join_in(self: &Rc<Self>, account: &Rc<Account>, resource: &Rc<Resource>) {
-        if self.is_first(account, resource).await {
+        let arrivals = account.log.arrivals();
+        let is_first = self.is_first(account, resource).await;
+        // Or somebody who knows of it has left something in the log for it.
+        if is_first || account.log.arrivals() != arrivals {
             self.catch_up(account, resource);
         } else {
             resource.takes_messages.set(true);
@@ -103,7 +104,9 @@ impl Shard {
             let page = match storage.undelivered(&account.jid, after, count).await {
                 Ok(page) => page,
                 Err(error) => {
-                    tracing::warn!(account = %account.jid, %error, "stored messages were not read");
+                    tracing::warn!(account = %account.jid, %error,
+                        "stored messages were not read; it is tried again");
+                    self.read_log_later(account.jid.clone());
                     return;
                 }
             };
@@ -191,15 +194,13 @@ impl Shard {
     /// here reads the log again. Returns whether there is one.
     pub(crate) fn read_log_again(self: &Rc<Self>, account: &BareJid) -> bool {
         let Some(account) = self.accounts.borrow().get(account).cloned() else {
+            // Gone: the next login reads it.
             return false;
         };
-        if account
-            .resources
-            .borrow()
-            .iter()
-            .any(|resource| resource.reads_log.get())
-        {
-            account.log.came();
+        // For one that is reading, or is about to.
+        account.log.came();
+        let is_reading = |resource: &Rc<Resource>| resource.reads_log.get();
+        if account.resources.borrow().iter().any(is_reading) {
             return true;
         }
         let Some(resource) = account.most_willing() else {
@@ -212,6 +213,15 @@ impl Shard {
         true
     }
 
+    /// The log cannot be read now.
+    fn read_log_later(self: &Rc<Self>, account: BareJid) {
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            shard.deliver_from_log(&account);
+        });
+    }
+
     /// Messages may be undelivered in the logs of accounts with resources here: they are read again, a
     /// few at a time.
     pub(crate) fn read_all_logs(self: &Rc<Self>) {
@@ -220,14 +230,7 @@ impl Shard {
         actix_rt::spawn(async move {
             // What is on its way here counts as undelivered, too: it is left out where it is read.
             for some in accounts.chunks(ACCOUNTS) {
-                let behind = match shard.node().storage.with_undelivered(some).await {
-                    Ok(behind) => behind,
-                    Err(error) => {
-                        tracing::warn!(%error, "messages may wait until their account's next login");
-                        continue;
-                    }
-                };
-                for account in behind {
+                for account in shard.with_undelivered(some).await {
                     shard.read_log_again(&account);
                 }
                 shard.flush();
@@ -235,80 +238,15 @@ impl Shard {
         });
     }
 
-    /// Messages for an account are undelivered in its log, as a session has ended without confirming them
-    /// or as there was no way to it: a resource of the account gets them, on this node or on another. If
-    /// there is none, they wait in the log.
-    pub(crate) fn deliver_elsewhere(self: &Rc<Self>, account: &BareJid) {
-        if self.read_log_again(account) {
-            return;
-        }
-        let (shard, account) = (Rc::clone(self), account.clone());
-        actix_rt::spawn(async move {
-            let Some(cluster) = &shard.node().cluster else {
-                return;
-            };
-            let rows = cluster
-                .directory
-                .lookup(std::slice::from_ref(&account))
-                .await;
-            let own = cluster.epoch();
-            let rows = rows.iter().flatten().flatten();
-            let willing = rows.filter(|row| row.available && row.priority >= 0 && row.epoch != own);
-            if let Some(row) = willing.max_by_key(|row| row.priority) {
-                shard.has_to_read_log(row.epoch, account);
-            }
-        });
-    }
-
-    /// Whether a node has not heard yet that it is to read the log of the account of these resources:
-    /// what is in the log need not, and must not, go there before that.
-    pub(crate) fn reads_log_for(&self, node: Epoch, to: &[FullJid]) -> bool {
-        let behind = self.behind.borrow();
-        behind.get(&node).is_some_and(|accounts| {
-            to.first()
-                .is_some_and(|jid| accounts.contains(jid.bare_str()))
-        })
-    }
-
-    /// A node did not get messages that an account has in its log: it is to read them there. It is told
-    /// when there is room on the way to it.
-    pub(crate) fn has_to_read_log(self: &Rc<Self>, node: Epoch, account: BareJid) {
-        let is_first = {
-            let mut behind = self.behind.borrow_mut();
-            let is_first = !behind.contains_key(&node);
-            behind.entry(node).or_default().insert(account);
-            is_first
-        };
-        if is_first {
-            let shard = Rc::clone(self);
-            actix_rt::spawn(async move { shard.tell_log_reader(node).await });
-        }
-    }
-
-    async fn tell_log_reader(self: Rc<Self>, node: Epoch) {
-        let Some(cluster) = &self.node().cluster else {
-            return;
-        };
+    /// Those of the accounts that have something undelivered in their logs; waits for storage.
+    async fn with_undelivered(&self, accounts: &[BareJid]) -> Vec<BareJid> {
         loop {
-            // What comes back from a node that is gone must not go there again at once.
-            tokio::time::sleep(GATHER).await;
-            cluster.bus.ready(node).await;
-            let is_gone = !cluster
-                .directory
-                .nodes()
-                .iter()
-                .any(|info| info.epoch == node);
-            let mut behind = self.behind.borrow_mut();
-            let Some(accounts) = behind.get_mut(&node) else {
-                return;
-            };
-            accounts.retain(|account| {
-                let account = account.clone();
-                !is_gone && cluster.send(node, Frame::LogChanged { account }).is_err()
-            });
-            if accounts.is_empty() {
-                behind.remove(&node);
-                return;
+            match self.node().storage.with_undelivered(accounts).await {
+                Ok(behind) => return behind,
+                Err(error) => {
+                    tracing::warn!(%error, "message logs were not read; it is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }

@@ -159,26 +159,6 @@ impl Cluster {
         }
     }
 
-    /// The accounts of these sessions may have undelivered messages: their resources elsewhere read the
-    /// log.
-    async fn tell_log_readers(&self, lost: &[SessionRow]) {
-        let mut accounts: Vec<BareJid> = lost.iter().map(|row| row.jid.to_bare()).collect();
-        accounts.sort_unstable();
-        accounts.dedup();
-        let own = self.epoch();
-        let Ok(all) = self.directory.lookup(&accounts).await else {
-            return;
-        };
-        for (account, rows) in accounts.into_iter().zip(all) {
-            let willing = rows.iter().filter(|row| row.available && row.priority >= 0);
-            if let Some(row) = willing.max_by_key(|row| row.priority)
-                && row.epoch != own
-            {
-                self.tell([row.epoch], &Frame::LogChanged { account });
-            }
-        }
-    }
-
     pub(crate) async fn shutdown(&self) {
         self.bus.shutdown().await;
         self.directory.shutdown().await;
@@ -422,7 +402,8 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
                 shard.cache.borrow_mut().forget_node(lost.epoch);
             })
             .await;
-            // It may have committed messages for accounts here without getting to deliver them.
+            // It may have committed messages for accounts here without getting to deliver them, and its
+            // sessions have not confirmed what is now for the accounts' resources here. Each node does it.
             read_all_logs(node).await;
         }
         Event::Claimed { node: lost } => claim_inbox(node, cluster, lost.epoch),
@@ -432,8 +413,6 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
             cluster.bus.data_lost();
             run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
             losses.send_replace(());
-            // Frames are gone as well, perhaps the last ones from a node that has nothing more to say.
-            read_all_logs(node).await;
         }
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");
@@ -493,7 +472,8 @@ async fn publish(node: &Arc<NodeShared>, index: usize) -> Result<(), rookery_dir
     let Ok(rows) = rows.await else { return Ok(()) };
     let lost = cluster.directory.republish(rows).await?;
     if index + 1 == node.shards().len() {
-        // Until now others took these sessions for gone, and their messages only went to the log.
+        // Until now others took these sessions for gone, and their messages only went to the log. Frames are
+        // lost as well, perhaps the last ones from a node that has nothing more to say.
         read_all_logs(node).await;
         if cluster.given_up.swap(false, Ordering::Relaxed) {
             run_everywhere(node, Shard::show_again).await;
@@ -531,7 +511,7 @@ fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
         loop {
             match bus.claim(lost).await {
                 Ok(frames) if frames.is_empty() => return,
-                Ok(frames) => route_again(&node, frames).await,
+                Ok(frames) => route_again(&node, frames, false).await,
                 Err(error) => {
                     tracing::warn!(%error, "what was sent to a dead node is out of reach");
                     return;
@@ -557,11 +537,6 @@ fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<
         }
         if let Err(error) = directory.collected(&lost, &rows).await {
             tracing::warn!(%error, "a dead node's sessions stayed in the directory");
-        }
-        // What was on its way to them is for the accounts' other resources.
-        read_all_logs(&node).await;
-        if let Some(cluster) = &node.cluster {
-            cluster.tell_log_readers(&rows).await;
         }
     });
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rookery_bus::{Frame, Inbound};
 use rookery_proto::cluster::Epoch;
-use rookery_proto::jid::{FullJid, Jid};
+use rookery_proto::jid::Jid;
 
 use crate::cluster::{read_all_logs, run};
 use crate::node::{NodeShared, end_sessions};
@@ -28,7 +28,9 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
             tracing::warn!(%from, "frames from a node were lost; the log is read");
             read_all_logs(node).await;
         }
-        Inbound::Returned { to, frames } => take_returned(node, to, frames).await,
+        Inbound::Returned {
+            frames, in_doubt, ..
+        } => route_again(node, frames, in_doubt).await,
     }
 }
 
@@ -146,7 +148,7 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
         Frame::LogChanged { account } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| shard.deliver_elsewhere(&account));
+            batch.run(index, move |shard| shard.deliver_from_log(&account));
         }
         Frame::Carbon {
             account,
@@ -220,48 +222,38 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     }
 }
 
-/// Frames that did not get to their node, as far as is known. What has its place in a log the node is to
-/// read there, if it still has the account: that also leaves out what it has got all the same.
-async fn take_returned(node: &Arc<NodeShared>, to: Epoch, frames: Vec<Frame>) {
-    for frame in &frames {
-        let account = match frame {
-            Frame::Deliver {
-                to, entry: Some(_), ..
-            } => to.first().map(FullJid::to_bare),
-            Frame::LogChanged { account } => Some(account.clone()),
-            _ => None,
-        };
-        if let Some(account) = account {
-            run(node, node.shard_of(account.as_str()), move |shard| {
-                shard.has_to_read_log(to, account);
-            })
-            .await;
-        }
-    }
-    route_again(node, frames).await;
-}
-
-/// Frames that their node never handled: look for the recipients again.
-pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>) {
+/// Frames that their node never handled: look for the recipients again. `in_doubt`: it may have handled
+/// them, before it died.
+pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_doubt: bool) {
     for frame in frames {
-        if let Frame::Deliver {
-            mut stanza,
-            to,
-            responsible: true,
-            hops,
-            entry,
-            counts,
-        } = frame
-        {
-            let Some(first) = to.first() else { continue };
-            if stanza.to.is_none() {
-                stanza.to = Some(Jid::from(first.clone()));
+        match frame {
+            Frame::Deliver {
+                mut stanza,
+                to,
+                responsible: true,
+                hops,
+                entry,
+                counts,
+            } => {
+                let Some(first) = to.first() else { continue };
+                if stanza.to.is_none() {
+                    stanza.to = Some(Jid::from(first.clone()));
+                }
+                let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
+                run(node, node.shard_of(first.bare_str()), move |shard| {
+                    if in_doubt {
+                        shard.give_up_in_doubt(parcel);
+                    } else {
+                        shard.again(parcel);
+                    }
+                })
+                .await;
             }
-            let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
-            run(node, node.shard_of(first.bare_str()), move |shard| {
-                shard.again(parcel);
-            })
-            .await;
+            Frame::LogChanged { account } => {
+                let index = node.shard_of(account.as_str());
+                run(node, index, move |shard| shard.deliver_from_log(&account)).await;
+            }
+            _ => {}
         }
     }
 }

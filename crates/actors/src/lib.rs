@@ -21,6 +21,7 @@
 pub mod account;
 pub mod administration;
 pub mod admission;
+pub mod answers;
 pub(crate) mod archive;
 pub mod audit;
 pub mod budget;
@@ -48,6 +49,7 @@ pub mod settings;
 pub mod shard;
 pub mod transport;
 pub(crate) mod turnstile;
+pub(crate) mod unread;
 pub mod user_session;
 
 pub use node::{Node, NodeShared, StartError};

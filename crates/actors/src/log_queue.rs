@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use hashbrown::HashMap;
 use rookery_features::delivery::Decision;
 use rookery_features::{offline, xep0313_mam as mam};
-use rookery_proto::error::{Condition, StanzaError};
+use rookery_proto::error::Condition;
 use rookery_proto::jid::{BareJid, Jid};
 use rookery_proto::stanza::Kind;
 use rookery_storage::{LogCopy, NewMessage, Pending, Refused, Stored};
@@ -40,8 +40,6 @@ pub(crate) struct LogQueue {
     recipients: RefCell<HashMap<BareJid, usize>>,
     /// What is with storage now.
     committing: RefCell<Vec<Item>>,
-    /// Committed messages for accounts that seemed to have no resource.
-    for_newcomers: RefCell<Vec<Parcel>>,
 }
 
 struct Item {
@@ -174,8 +172,8 @@ impl Shard {
         let batch = self.log_queue.committing.take();
         for item in batch {
             self.forget_recipient(&item.to);
-            let (kept, mut parcel) = match (item.message, item.work) {
-                (Some(kept), Work::Route(parcel)) => (kept, parcel),
+            let mut parcel = match (item.message, item.work) {
+                (Some(_), Work::Route(parcel)) => parcel,
                 (_, mut work) => {
                     work.has_passed_log();
                     self.deliver(work);
@@ -191,8 +189,7 @@ impl Shard {
                     continue;
                 }
             };
-            if let Some(mut parcel) = self.committed(parcel, result) {
-                parcel.for_newcomers = kept.pending == Pending::Offline;
+            if let Some(parcel) = self.committed(parcel, result) {
                 self.deliver(Work::Route(parcel));
             }
         }
@@ -270,63 +267,6 @@ impl Shard {
                 None
             }
         }
-    }
-
-    /// A message for an account without a resource is committed. A resource may have come on another
-    /// node after it was looked up in vain and before the commit, and may have read the log too early.
-    /// It is registered first and read then, so a look-up now finds it.
-    pub(crate) fn look_who_came(self: &Rc<Self>, mut parcel: Parcel) {
-        if self.node().cluster.is_none() {
-            return;
-        }
-        parcel.for_newcomers = false;
-        let mut gathered = self.log_queue.for_newcomers.borrow_mut();
-        gathered.push(parcel);
-        if gathered.len() > 1 {
-            return;
-        }
-        let shard = Rc::clone(self);
-        actix_rt::spawn(async move {
-            let parcels = shard.log_queue.for_newcomers.take();
-            if let Err(error) = shard.deliver_to_newcomers(parcels).await {
-                tracing::warn!(condition = ?error.condition,
-                    "stored messages may wait until their account's next login");
-            }
-        });
-    }
-
-    async fn deliver_to_newcomers(
-        self: &Rc<Self>,
-        parcels: Vec<Parcel>,
-    ) -> Result<(), StanzaError> {
-        let Some(cluster) = &self.node().cluster else {
-            return Ok(());
-        };
-        let mut accounts: Vec<BareJid> = parcels
-            .iter()
-            .filter_map(|parcel| parcel.stanza.to.as_ref().map(Jid::to_bare))
-            .collect();
-        accounts.sort_unstable();
-        accounts.dedup();
-        let rows = cluster.directory.lookup(&accounts).await;
-        let rows = rows.map_err(|e| reply::directory_error(&e))?;
-        let own = cluster.epoch();
-        for (account, rows) in accounts.iter().zip(rows) {
-            let is_elsewhere = rows.iter().any(|row| row.available && row.epoch != own);
-            if !is_elsewhere {
-                continue;
-            }
-            self.cache.borrow_mut().forget(account.as_str());
-            let to_it = |parcel: &&Parcel| {
-                let to = parcel.stanza.to.as_ref();
-                to.is_some_and(|to| to.bare_str() == account.as_str())
-            };
-            for parcel in parcels.iter().filter(to_it) {
-                self.deliver(Work::Route(parcel.clone()));
-            }
-        }
-        self.flush();
-        Ok(())
     }
 }
 

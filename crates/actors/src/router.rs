@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
+use rookery_features::offline;
 use rookery_features::xep0191_blocking::BlockList;
 use rookery_features::xep0359_stanza_ids as stanza_ids;
 use rookery_proto::cluster::Epoch;
@@ -247,7 +248,7 @@ impl Shard {
                             job.await;
                         }
                     }
-                    Some(Queued::LeftInLog) => shard.deliver_elsewhere(&account),
+                    Some(Queued::LeftInLog) => shard.deliver_from_log(&account),
                     None => break,
                 }
             }
@@ -369,7 +370,7 @@ impl Shard {
     fn give_up(self: &Rc<Self>, work: Work, error: &StanzaError) {
         match work {
             // It is in the log, where its recipient finds it.
-            Work::Route(parcel) if parcel.entry.is_some() => {}
+            Work::Route(parcel) if parcel.entry.is_some() => self.leave_in_log(&parcel),
             Work::Route(parcel) => self.bounce(parcel, error),
             Work::Broadcast { .. } | Work::Probe { .. } | Work::Copy { .. } => {}
         }
@@ -456,6 +457,10 @@ impl Shard {
                     .iter()
                     .filter_map(|i| places.get(*i).map(|p| &p.0))
                     .collect();
+                if self.is_behind_unread(&parcel, &chosen) {
+                    self.leave_in_log(&parcel);
+                    return None;
+                }
                 if let (Kind::Message(_), Some(to)) = (parcel.stanza.kind, &parcel.stanza.to)
                     && places.len() > chosen.len()
                 {
@@ -463,14 +468,10 @@ impl Shard {
                 }
                 self.hand_to(parcel, &chosen)
             }
-            // It is in the log; who reads that finds it.
+            // It is in the log. A resource may have come elsewhere after it was looked up in vain and
+            // before the commit, and may have read the log too early.
             _ if parcel.entry.is_some() => {
-                if let Some(here) = here {
-                    here.log.came();
-                }
-                if parcel.for_newcomers {
-                    self.look_who_came(parcel);
-                }
+                self.leave_in_log(&parcel);
                 None
             }
             Decision::Bounce(condition) => {
@@ -541,7 +542,7 @@ impl Shard {
                 Place::Here(resource) => {
                     let mut outgoing = parcel.outgoing();
                     outgoing.counts = parcel.counts;
-                    if self.push_once(resource, outgoing) {
+                    if self.push_once(resource, outgoing, chosen.len() == 1) {
                         is_taken = true;
                         parcel.counts = false;
                     }
@@ -553,10 +554,6 @@ impl Shard {
             }
         }
         for (epoch, to) in away {
-            if parcel.entry.is_some() && self.reads_log_for(epoch, &to) {
-                is_taken = true;
-                continue;
-            }
             let frame = Frame::Deliver {
                 stanza: Stanza::clone(&parcel.stanza),
                 to,
@@ -584,13 +581,29 @@ impl Shard {
     }
 
     /// Puts a stanza into a resource's outbox, unless the resource has it, or will have it, from the
-    /// log. Returns whether it need not be given to anybody else.
-    fn push_once(self: &Rc<Self>, resource: &Rc<Resource>, outgoing: Outgoing) -> bool {
-        if let Some(entry) = outgoing.entry {
+    /// log, or it answers a request once more. Returns whether it need not be given to anybody else.
+    ///
+    /// `is_only`: no other resource gets it. While that one reads the log, it finds the stanza there, in
+    /// its place.
+    fn push_once(
+        self: &Rc<Self>,
+        resource: &Rc<Resource>,
+        outgoing: Outgoing,
+        is_only: bool,
+    ) -> bool {
+        if let Kind::Iq(IqType::Result | IqType::Error) = outgoing.stanza.kind
+            && resource.answers.is_repeated(&outgoing.stanza)
+        {
+            metrics::count(outgoing.counts, outgoing.stanza.kind, Outcome::Dropped);
+            return true;
+        }
+        if let Some(entry) = outgoing.entry
+            && offline::is_stored(&outgoing.stanza)
+        {
             if entry.id <= resource.read_up_to.get() {
                 return true;
             }
-            if resource.reads_log.get() && !resource.takes_messages.get() {
+            if resource.reads_log.get() && (is_only || !resource.takes_messages.get()) {
                 if let Some(account) = self.accounts.borrow().get(resource.jid.bare_str()) {
                     account.log.came();
                 }
@@ -603,16 +616,32 @@ impl Shard {
         self.push(resource, outgoing)
     }
 
-    /// Looks a stanza up again, unless that has been done too often.
+    /// Looks a stanza up again, unless that has been done too often. One that waits in the log is left
+    /// there: only the log knows whether somebody has got it meanwhile.
     pub(crate) fn again(self: &Rc<Self>, parcel: Parcel) {
+        if parcel.entry.is_some() && offline::is_stored(&parcel.stanza) {
+            return self.leave_in_log(&parcel);
+        }
         if parcel.hops > MAX_HOPS {
             if parcel.entry.is_some() {
-                // It waits in the log.
+                // It is in the archive.
                 return;
             }
             return self.bounce(parcel, &Condition::RecipientUnavailable.into());
         }
         self.route(parcel);
+    }
+
+    /// A stanza may have arrived on a node that is gone: nothing is delivered twice. A request is refused,
+    /// and if its answer comes all the same, that is dropped ([`crate::answers`]).
+    pub(crate) fn give_up_in_doubt(self: &Rc<Self>, parcel: Parcel) {
+        match parcel.stanza.kind {
+            Kind::Iq(IqType::Get | IqType::Set) => {
+                self.bounce(parcel, &Condition::RecipientUnavailable.into());
+            }
+            Kind::Message(_) if parcel.entry.is_none() => parcel.end(Outcome::Dropped),
+            _ => self.again(parcel),
+        }
     }
 
     fn send_frame(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
@@ -639,10 +668,7 @@ impl Shard {
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
                 return;
             }
-            match (&parcel.entry, &parcel.stanza.to) {
-                (Some(_), Some(account)) => shard.has_to_read_log(to, account.to_bare()),
-                _ => shard.bounce(parcel, &Condition::ResourceConstraint.into()),
-            }
+            shard.give_up(Work::Route(parcel), &Condition::ResourceConstraint.into());
         })
     }
 
@@ -1011,6 +1037,7 @@ impl Shard {
             matches!(stanza.kind, Kind::Message(_)) && stanza.to.as_ref().is_some_and(Jid::is_bare);
         let mut counts = parcel.counts;
         let mut taken = false;
+        let is_only = *responsible && to.len() == 1;
         for jid in to {
             let Some(resource) = account.resource(jid.resource()) else {
                 continue;
@@ -1022,7 +1049,7 @@ impl Shard {
             }
             let mut outgoing = parcel.outgoing();
             outgoing.counts = counts;
-            if self.push_once(&resource, outgoing) {
+            if self.push_once(&resource, outgoing, is_only) {
                 taken = true;
                 counts = false;
             }

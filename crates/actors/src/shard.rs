@@ -14,10 +14,9 @@ use std::time::Instant;
 
 use actix::WeakAddr;
 use actix::prelude::*;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use rookery_bus::{LogRef, MovedSession};
 use rookery_features::bind;
-use rookery_proto::cluster::Epoch;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::{PresenceType, Stanza};
@@ -25,6 +24,7 @@ use rookery_proto::stream::{StreamCondition, StreamError};
 use tokio::sync::oneshot;
 
 use crate::account::{Account, Resource};
+use crate::answers::Answers;
 use crate::budget::{Load, Share};
 use crate::cluster::Cache;
 use crate::connection::{Accepted, Close, Connection, Parts};
@@ -36,6 +36,7 @@ use crate::outbox::{Outbox, Outgoing};
 use crate::presence_list::{PresenceList, SessionLost};
 use crate::receipts::Receipt;
 use crate::router::Queued;
+use crate::unread::Unread;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
 
@@ -51,10 +52,6 @@ thread_local! {
 
 /// A stanza on its way to the shard that owns its recipient.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, each set at one place on the way"
-)]
 pub struct Parcel {
     /// The stanza, with `from` and `to` stamped.
     pub stanza: Arc<Stanza>,
@@ -72,8 +69,6 @@ pub struct Parcel {
     pub counts: bool,
     /// Whether it has been in the queue for the log, and need not be again.
     pub passed_log: bool,
-    /// Whether to look once more for a resource if there is none: it was just committed.
-    pub for_newcomers: bool,
     /// Whether its sender's other clients are to get copies (XEP-0280).
     pub copies: bool,
 }
@@ -98,7 +93,6 @@ impl Parcel {
             share: None,
             counts: true,
             passed_log: false,
-            for_newcomers: false,
             copies: false,
         }
     }
@@ -213,13 +207,12 @@ pub struct Shard {
     index: usize,
     node: Arc<NodeShared>,
     pub(crate) accounts: RefCell<HashMap<BareJid, Rc<Account>>>,
-    /// Accounts for whose nodes there was no way: these nodes are to read the accounts' logs.
-    pub(crate) behind: RefCell<HashMap<Epoch, HashSet<BareJid>>>,
     /// Work for accounts for which something must be looked up first, in its order.
     pub(crate) waiting: RefCell<HashMap<BareJid, VecDeque<Queued>>>,
     pub(crate) cache: RefCell<Cache>,
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
+    pub(crate) unread: RefCell<Unread>,
     /// Presence by sender and recipient that could not be shown because the directory was away.
     pub(crate) missed: RefCell<HashMap<(Jid, BareJid), Arc<Stanza>>>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
@@ -286,11 +279,11 @@ impl Shard {
             index,
             node,
             accounts: RefCell::default(),
-            behind: RefCell::default(),
             waiting: RefCell::default(),
             cache: RefCell::new(Cache::new(cached)),
             log_queue: LogQueue::default(),
             confirmations: RefCell::default(),
+            unread: RefCell::default(),
             missed: RefCell::default(),
             moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
@@ -500,6 +493,7 @@ impl Shard {
             read_up_to: Cell::new(0),
             carbons: Cell::new(false),
             answerable: RefCell::default(),
+            answers: Answers::default(),
             resume_id: RefCell::default(),
             wants_roster: Cell::new(false),
             uses_roster_versions: Cell::new(false),

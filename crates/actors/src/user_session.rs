@@ -321,7 +321,7 @@ impl Session {
             }
         }
         if is_undelivered_again {
-            self.shard.deliver_elsewhere(&self.account.jid);
+            self.shard.deliver_from_log(&self.account.jid);
         }
     }
 

@@ -76,6 +76,8 @@ struct Gathering {
     sent_at: u64,
     /// Sent although it has no frames: shows the receiver what it has missed.
     probe: bool,
+    /// An append of it was not answered: it may have arrived.
+    in_doubt: bool,
 }
 
 /// How the attempts to append a batch ended.
@@ -258,7 +260,7 @@ impl Shared {
                 continue;
             };
             steady = sending.frames >= STEADY;
-            let outcome = self.append(lane.to, &sending).await;
+            let outcome = self.append(&lane, &sending).await;
             sequence += u64::from(outcome.number_used);
             let batch = lane.finish();
             if let (false, Some(batch)) = (outcome.sent, batch) {
@@ -268,11 +270,14 @@ impl Shared {
     }
 
     /// Tries until the batch is in the inbox or there is no point in it.
-    async fn append(&self, to: Epoch, sending: &Sending) -> Outcome {
-        let mut doubtful = false;
+    ///
+    /// A batch that may have arrived is not given up while the receiver lives: only under its own
+    /// number it arrives once. What waits behind it comes back when its time is over.
+    async fn append(&self, lane: &Lane, sending: &Sending) -> Outcome {
+        let mut in_doubt = false;
         loop {
             let began = Instant::now();
-            match self.transport.append(to, &sending.batch).await {
+            match self.transport.append(lane.to, &sending.batch).await {
                 Appended::Done => {
                     metrics::APPEND_SECONDS.observe(began.elapsed().as_secs_f64());
                     metrics::SENT.batch(sending.frames, sending.batch.len());
@@ -283,17 +288,24 @@ impl Shared {
                 }
                 Appended::Gone if !self.transport.is_settling() => break,
                 Appended::Full => metrics::FULL.inc(),
-                Appended::Unknown => doubtful = true,
+                Appended::Unknown => {
+                    in_doubt = true;
+                    lane.doubt();
+                }
                 Appended::Gone | Appended::Away => {}
             }
-            if sending.since.elapsed() > self.limits.give_up {
+            if in_doubt {
+                for batch in lane.take_expired(self.limits.give_up) {
+                    self.give_back(lane.to, &batch).await;
+                }
+            } else if sending.since.elapsed() > self.limits.give_up {
                 break;
             }
             tokio::time::sleep(RETRY).await;
         }
         Outcome {
             sent: false,
-            number_used: doubtful,
+            number_used: in_doubt,
         }
     }
 
@@ -312,7 +324,11 @@ impl Shared {
         };
         let sent_back = match self.returned.upgrade() {
             Some(returned) => returned
-                .send(Inbound::Returned { to, frames })
+                .send(Inbound::Returned {
+                    to,
+                    frames,
+                    in_doubt: batch.in_doubt,
+                })
                 .await
                 .is_ok(),
             None => false,
@@ -426,13 +442,40 @@ impl Lane {
         let mut state = self.lock();
         state.sending = false;
         let done = state.batches.pop_front()?;
-        state.frames -= done.frames;
-        state.bytes -= done.body.len();
-        drop(state);
-        metrics::QUEUED.sub(signed(done.frames));
-        metrics::QUEUED_BYTES.sub(signed(done.body.len()));
-        self.room.notify_waiters();
+        self.taken_out(state, std::slice::from_ref(&done));
         Some(done)
+    }
+
+    /// The batch that is being appended may have arrived.
+    fn doubt(&self) {
+        if let Some(first) = self.lock().batches.front_mut() {
+            first.in_doubt = true;
+        }
+    }
+
+    /// Takes out what has waited for so long behind the batch that is being appended.
+    fn take_expired(&self, give_up: Duration) -> Vec<Gathering> {
+        let mut state = self.lock();
+        let waiting = state.batches.iter().skip(1);
+        let expired = waiting.take_while(|batch| batch.since.elapsed() > give_up);
+        let behind = 1 + expired.count();
+        if behind == 1 {
+            return Vec::new();
+        }
+        let expired: Vec<Gathering> = state.batches.drain(1..behind).collect();
+        self.taken_out(state, &expired);
+        expired
+    }
+
+    fn taken_out(&self, mut state: MutexGuard<'_, LaneState>, batches: &[Gathering]) {
+        let frames = batches.iter().map(|batch| batch.frames).sum();
+        let bytes = batches.iter().map(|batch| batch.body.len()).sum();
+        state.frames -= frames;
+        state.bytes -= bytes;
+        drop(state);
+        metrics::QUEUED.sub(signed(frames));
+        metrics::QUEUED_BYTES.sub(signed(bytes));
+        self.room.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -481,6 +524,7 @@ impl Gathering {
             since: Instant::now(),
             sent_at: now_micros(),
             probe: false,
+            in_doubt: false,
         }
     }
 

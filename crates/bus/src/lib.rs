@@ -126,11 +126,14 @@ pub enum Inbound {
         from: Epoch,
     },
     /// Frames that could not be sent: the node died, or Redis stayed away for longer than
-    /// [`Limits::give_up`]. In rare cases (the answer was lost) they have arrived nevertheless.
+    /// [`Limits::give_up`].
     Returned {
         /// Whom they were for.
         to: Epoch,
         /// In the order of [`Bus::send`].
         frames: Vec<Frame>,
+        /// Whether they may have arrived nevertheless: an answer of Redis was lost, and then the
+        /// node died or the bus was shut down. While both live, such frames wait until it is known.
+        in_doubt: bool,
     },
 }

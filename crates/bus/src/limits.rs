@@ -13,7 +13,8 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Batches in an inbox; a longer one takes no more.
     pub inbox_batches: usize,
-    /// How long a frame waits for Redis, or for room in an inbox, before it comes back.
+    /// How long a frame waits for Redis, or for room in an inbox, before it comes back. One that may have
+    /// arrived waits until Redis says.
     pub give_up: Duration,
     /// How long [`Bus::shutdown`](crate::Bus::shutdown) waits for queues to empty.
     pub flush_patience: Duration,

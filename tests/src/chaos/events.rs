@@ -5,10 +5,11 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
-use super::Crowd;
 use super::random::Random;
 use super::robot::Order;
+use super::{Crowd, LEASE, recovery};
 use crate::cluster::TestCluster;
+use crate::netns::{CUTS, Cut, Peer};
 use crate::services::Shutdown;
 
 /// A kind of event.
@@ -19,6 +20,8 @@ pub struct Kind {
     pub weight: usize,
     /// Whether sessions die of it, so that they cannot be resumed.
     pub kills_sessions: bool,
+    /// Whether nobody's contacts may see anything of it.
+    pub is_unseen: bool,
     /// Makes it happen, and ends when everything that was broken is brought back.
     pub happen: for<'s> fn(&'s mut Stage<'_>) -> LocalBoxFuture<'s, ()>,
 }
@@ -29,63 +32,146 @@ pub const EVENTS: &[Kind] = &[
         name: "node killed",
         weight: 2,
         kills_sessions: true,
+        is_unseen: false,
         happen: |stage| kill_node(stage).boxed_local(),
     },
     Kind {
         name: "node drained",
         weight: 2,
         kills_sessions: false,
+        is_unseen: true,
         happen: |stage| drain_node(stage).boxed_local(),
     },
     Kind {
         name: "Redis killed",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| kill_redis(stage).boxed_local(),
     },
     Kind {
         name: "Redis flushed",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| flush_redis(stage).boxed_local(),
     },
     Kind {
         name: "PostgreSQL restarted",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| restart_postgres(stage, Shutdown::Fast).boxed_local(),
     },
     Kind {
         name: "PostgreSQL crashed",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| restart_postgres(stage, Shutdown::Immediate).boxed_local(),
     },
     Kind {
         name: "PostgreSQL hung",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| freeze_postgres(stage).boxed_local(),
     },
     Kind {
         name: "connections cut",
         weight: 2,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| cut_connections(stage).boxed_local(),
     },
     Kind {
         name: "connections stalled",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| stall_connections(stage).boxed_local(),
     },
     Kind {
         name: "clients moved",
         weight: 1,
         kills_sessions: false,
+        is_unseen: false,
         happen: |stage| move_clients(stage).boxed_local(),
     },
+    Kind {
+        name: "rolling upgrade",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: true,
+        happen: |stage| upgrade_all(stage).boxed_local(),
+    },
+    Kind {
+        name: "Redis hung",
+        weight: 2,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| freeze_redis(stage).boxed_local(),
+    },
+    Kind {
+        name: "Redis slow",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| slow_redis(stage).boxed_local(),
+    },
+    Kind {
+        name: "link to Redis resets",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, &[Peer::Redis], Cut::Reset).boxed_local(),
+    },
+    Kind {
+        name: "link to Redis swallows",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, &[Peer::Redis], Cut::Swallow).boxed_local(),
+    },
+    Kind {
+        name: "link to PostgreSQL resets",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, &[Peer::Postgres], Cut::Reset).boxed_local(),
+    },
+    Kind {
+        name: "link to PostgreSQL swallows",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, &[Peer::Postgres], Cut::Swallow).boxed_local(),
+    },
+    Kind {
+        name: "both links reset",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, BOTH, Cut::Reset).boxed_local(),
+    },
+    Kind {
+        name: "both links swallow",
+        weight: 1,
+        kills_sessions: false,
+        is_unseen: false,
+        happen: |stage| cut_off(stage, BOTH, Cut::Swallow).boxed_local(),
+    },
+    Kind {
+        name: "node cut off for long",
+        weight: 1,
+        kills_sessions: true,
+        is_unseen: false,
+        happen: |stage| cut_off_for_long(stage).boxed_local(),
+    },
 ];
+
+/// All that a node needs.
+const BOTH: &[Peer] = &[Peer::Redis, Peer::Postgres];
 
 /// What events act on.
 pub struct Stage<'a> {
@@ -175,6 +261,12 @@ async fn kill_node(stage: &mut Stage<'_>) {
 
 async fn drain_node(stage: &mut Stage<'_>) {
     let node = stage.some_node();
+    stop_node(stage, node).await;
+    stage.a_while(0, 1000).await;
+    stage.bring_back(node).await;
+}
+
+async fn stop_node(stage: &mut Stage<'_>, node: usize) {
     let status = stage.cluster.node_mut(node).stop().await;
     if status.code() != Some(0) {
         stage
@@ -182,8 +274,23 @@ async fn drain_node(stage: &mut Stage<'_>) {
             .shared()
             .note(&format!("A DRAINED NODE ENDED WITH {status}"));
     }
-    stage.a_while(0, 1000).await;
-    stage.bring_back(node).await;
+}
+
+/// As an operator does it: drain, stop, start the new binary, look whether all is well, go on.
+async fn upgrade_all(stage: &mut Stage<'_>) {
+    for node in 0..stage.cluster.size() {
+        let drain = stage.cluster.node(node).start_cli(&["drain"]);
+        let status = drain.ended().await;
+        if status.code() != Some(0) {
+            stage
+                .crowd
+                .shared()
+                .note(&format!("A DRAIN ENDED WITH {status}"));
+        }
+        stop_node(stage, node).await;
+        stage.bring_back(node).await;
+        recovery(stage.cluster, stage.crowd).await;
+    }
 }
 
 async fn kill_redis(stage: &mut Stage<'_>) {
@@ -195,6 +302,46 @@ async fn kill_redis(stage: &mut Stage<'_>) {
 async fn flush_redis(stage: &mut Stage<'_>) {
     let answer = stage.cluster.redis.command("FLUSHALL").await;
     assert_eq!(answer, "+OK", "FLUSHALL");
+}
+
+/// For less than a lease, so that nobody is given up.
+async fn freeze_redis(stage: &mut Stage<'_>) {
+    stage.cluster.redis.signal("STOP");
+    stage.a_while(300, 4500).await;
+    stage.cluster.redis.signal("CONT");
+}
+
+/// It stands still most of the time.
+async fn slow_redis(stage: &mut Stage<'_>) {
+    for _ in 0..15 {
+        stage.cluster.redis.signal("STOP");
+        stage.a_while(100, 300).await;
+        stage.cluster.redis.signal("CONT");
+        stage.a_while(20, 60).await;
+    }
+}
+
+/// For less than a lease.
+async fn cut_off(stage: &mut Stage<'_>, peers: &[Peer], cut: Cut) {
+    let node = stage.some_node();
+    for &peer in peers {
+        stage.cluster.cut(node, peer, cut);
+    }
+    stage.a_while(300, 4000).await;
+    stage.cluster.heal(node);
+}
+
+/// For so long that the others take the node for dead.
+async fn cut_off_for_long(stage: &mut Stage<'_>) {
+    let node = stage.some_node();
+    let cut = CUTS[stage.random.below(CUTS.len())];
+    let peers = [&BOTH[..1], BOTH][stage.random.below(2)];
+    for &peer in peers {
+        stage.cluster.cut(node, peer, cut);
+    }
+    let lease = u64::try_from(LEASE.as_millis()).expect("a short time");
+    stage.a_while(lease + 1500, lease + 4000).await;
+    stage.cluster.heal(node);
 }
 
 async fn restart_postgres(stage: &mut Stage<'_>, how: Shutdown) {

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod random;
 mod report;
 pub mod robot;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +28,10 @@ use ledger::Ledger;
 use random::Random;
 pub use report::{Counters, Recovery, Report};
 use robot::{Order, Robot, Shared, State, lock};
+use watch::Watch;
 
+/// How long a node counts as alive without a sign of it.
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
 /// How long it may take until all is well after an event, or at the end.
 const RECOVERY: Duration = Duration::from_mins(1);
 /// How long messages may take to their recipients, who are all there.
@@ -60,7 +64,7 @@ impl Default for Scenario {
     fn default() -> Self {
         Self {
             seed: 1,
-            duration: Duration::from_mins(1),
+            duration: Duration::from_secs(75),
             clients: 150,
             nodes: 3,
             rate: 100.0,
@@ -86,14 +90,14 @@ pub async fn run(scenario: &Scenario) -> Report {
         "registration.enabled=true",
         "auth.scram_iterations=4096",
         // Clients give a dead node's session up at once; a session on a living node waits for long.
-        "cluster.lease=6s",
+        &format!("cluster.lease={}s", LEASE.as_secs()),
     ])
-    .own_database();
+    .cuttable();
     let mut cluster = TestCluster::planned(scenario.nodes, &plan).await;
     let mut random = Random::new(scenario.seed);
     let crowd = Crowd::start(&cluster, scenario, &mut random).await;
     let started = Instant::now();
-    let mut report = Report::new(scenario);
+    let mut report = Report::new(scenario, cluster.cut_by());
     let tell = |text: &str| {
         if scenario.told {
             println!("{:7.1} s  {text}", started.elapsed().as_secs_f64());
@@ -101,9 +105,16 @@ pub async fn run(scenario: &Scenario) -> Report {
     };
     tell("all clients are online");
     let mut counters_lost = false;
+    let mut last_is_unseen = true;
     while started.elapsed() < scenario.duration {
         tokio::time::sleep(random.millis(200, 1500)).await;
         let kind = deck.deal(&mut random);
+        if kind.is_unseen && !last_is_unseen {
+            // What came before may be seen late: by the end of a lease.
+            tokio::time::sleep(LEASE + REST).await;
+        }
+        last_is_unseen = kind.is_unseen;
+        crowd.shared.watch().begins(kind.name, !kind.is_unseen);
         tell(kind.name);
         let mut stage = Stage {
             cluster: &mut cluster,
@@ -150,7 +161,7 @@ pub async fn run(scenario: &Scenario) -> Report {
             .problems
             .push(format!("{left} clients could not finish"));
     }
-    report.take(&shared.ledger());
+    report.take(&shared.ledger(), &shared.watch());
     report.incidents = lock(&shared.incidents).clone();
     if let Some(directory) = &scenario.logs {
         keep_logs(&cluster, directory);
@@ -159,7 +170,7 @@ pub async fn run(scenario: &Scenario) -> Report {
 }
 
 /// How long it takes until every node is ready and every client has a session on a stream.
-async fn recovery(cluster: &TestCluster, crowd: &Crowd) -> Option<Duration> {
+pub(crate) async fn recovery(cluster: &TestCluster, crowd: &Crowd) -> Option<Duration> {
     let start = Instant::now();
     let mut pace = tokio::time::interval(Duration::from_millis(50));
     while start.elapsed() < RECOVERY {
@@ -246,6 +257,7 @@ impl Crowd {
         let shared = Arc::new(Shared {
             nodes: Mutex::new(nodes),
             ledger: Mutex::new(Ledger::default()),
+            watch: Mutex::new(Watch::default()),
             robots: scenario.clients,
             #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
             pause: Duration::from_secs_f64(scenario.clients as f64 / scenario.rate),
@@ -268,6 +280,11 @@ impl Crowd {
             let incidents = lock(&crowd.shared.incidents).clone();
             panic!("the clients do not get online: {incidents:?}");
         }
+        crowd.tell_all(Order::Subscribe);
+        crate::eventually("everybody to see a contact", async || {
+            crowd.shared.watch().pairs() == crowd.size()
+        })
+        .await;
         crowd
     }
 

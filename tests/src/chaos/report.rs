@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Scenario;
 use super::ledger::{Balance, Ledger};
 use super::robot::REFUSED;
+use super::watch::{Requests, Watch};
 
 /// How an event ended.
 #[derive(Clone, Debug)]
@@ -66,8 +67,13 @@ impl fmt::Display for Counters {
 #[derive(Clone, Debug)]
 pub struct Report {
     scenario: Scenario,
+    cut_by: &'static str,
     /// What became of the messages.
     pub balance: Balance,
+    /// Clients that went away and came back in the eyes of a contact, while they only moved.
+    pub flaps: Vec<String>,
+    /// What became of the requests.
+    pub requests: Requests,
     /// How long each event took to be over.
     pub recoveries: Vec<Recovery>,
     /// What happened to connections and sessions, and how often.
@@ -85,10 +91,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(scenario: &Scenario) -> Self {
+    pub(super) fn new(scenario: &Scenario, cut_by: &'static str) -> Self {
         Self {
             scenario: scenario.clone(),
+            cut_by,
             balance: Balance::default(),
+            flaps: Vec::new(),
+            requests: Requests::default(),
             recoveries: Vec::new(),
             incidents: BTreeMap::new(),
             whole: None,
@@ -99,7 +108,9 @@ impl Report {
         }
     }
 
-    pub(super) fn take(&mut self, ledger: &Ledger) {
+    pub(super) fn take(&mut self, ledger: &Ledger, watch: &Watch) {
+        self.flaps = watch.flaps().to_vec();
+        self.requests = watch.requests();
         self.balance = ledger.balance();
         let Balance {
             lost,
@@ -125,6 +136,12 @@ impl Report {
         };
         found("lost", &self.balance.lost);
         found("seen twice by a session", &self.balance.doubled);
+        failures.extend(self.flaps.iter().cloned());
+        let twice = self.requests.answered_twice.iter();
+        failures.extend(twice.map(|one| format!("answered twice: {one}")));
+        if self.requests.answered == self.requests.refused {
+            failures.push("no request was answered: the run proves nothing".to_owned());
+        }
         if !self.balance.strays.is_empty() {
             failures.push(format!("strays: {:?}", self.balance.strays));
         }
@@ -164,7 +181,8 @@ impl fmt::Display for Report {
         let seconds = duration.as_secs();
         writeln!(
             f,
-            "seed {seed}: {clients} clients on {nodes} nodes for {seconds} s"
+            "seed {seed}: {clients} clients on {nodes} nodes for {seconds} s; links are cut by {}",
+            self.cut_by
         )?;
         let balance = &self.balance;
         for (what, count) in [
@@ -178,6 +196,11 @@ impl fmt::Display for Report {
             ("twice in the archive", balance.archived_twice.len()),
             ("doubled", balance.doubled.len()),
             ("lost", balance.lost.len()),
+            ("flaps", self.flaps.len()),
+            ("requests", self.requests.asked),
+            ("answered", self.requests.answered),
+            ("with an error", self.requests.refused),
+            ("answered twice", self.requests.answered_twice.len()),
         ] {
             writeln!(f, "  {what:26} {count:7}")?;
         }

@@ -11,11 +11,12 @@ use tokio::time::{Instant, timeout};
 
 use super::ledger::{Id, Ledger};
 use super::random::Random;
+use super::watch::Watch;
 use crate::archive::{DATA_FORMS, MAM, Query, RSM};
 use crate::client::{BIND, auth, bound_jid, response};
 use crate::scram::{self, Hash, Scram};
 use crate::server::password;
-use crate::stanza::{self, CLIENT, DELAY, STANZA_IDS};
+use crate::stanza::{self, CLIENT, DELAY, PING, STANZA_IDS};
 use crate::stream_management::{self as sm, Counts, SM};
 use crate::tls::client_config;
 use crate::wire::{Event, SASL, STREAM, Wire};
@@ -24,6 +25,9 @@ use crate::wire::{Event, SASL, STREAM, Wire};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often acks are asked for while some are missing.
 const ASK: Duration = Duration::from_millis(500);
+
+/// One message in so many is sent with a ping.
+const PINGS: usize = 5;
 
 /// The incident of a session that is not resumed.
 pub(super) const REFUSED: &str = "resumption refused";
@@ -37,6 +41,8 @@ pub enum Order {
     Stall(Duration),
     /// Log out and log in on another node.
     Move,
+    /// Subscribe to the presence of the next robot.
+    Subscribe,
     /// Send so many messages at once.
     Burst(u32),
     /// Send nothing more by itself.
@@ -51,6 +57,8 @@ pub struct Shared {
     pub nodes: Mutex<Vec<SocketAddr>>,
     /// What became of the messages.
     pub ledger: Mutex<Ledger>,
+    /// What they see of each other.
+    pub watch: Mutex<Watch>,
     /// How many robots there are.
     pub robots: usize,
     /// The mean pause between two messages of one robot.
@@ -82,6 +90,11 @@ impl Shared {
     /// The ledger.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
+    }
+
+    /// What they see of each other.
+    pub fn watch(&self) -> MutexGuard<'_, Watch> {
+        lock(&self.watch)
     }
 }
 
@@ -119,6 +132,7 @@ pub struct Robot {
     /// What a lost session had not seen acknowledged.
     again: Vec<Element>,
     next: u32,
+    asked: u32,
     quiet: bool,
     finishing: bool,
     due: Instant,
@@ -147,6 +161,7 @@ impl Robot {
             sessions: 0,
             again: Vec::new(),
             next: 0,
+            asked: 0,
             quiet: false,
             finishing: false,
             due: Instant::now(),
@@ -261,7 +276,11 @@ impl Robot {
         if bound_jid(&answer).is_none() {
             return Err(format!("binding: {}", said(&answer)));
         }
-        let enabled = ask(wire, &format!("<enable xmlns='{SM}' resume='true'/>")).await?;
+        let mut enabled = ask(wire, &format!("<enable xmlns='{SM}' resume='true'/>")).await?;
+        while sm::is_stanza(&enabled) {
+            // Somebody's ping, which came before.
+            enabled = ask(wire, "").await?;
+        }
         let id = enabled
             .attr("id")
             .ok_or("stream management was not enabled")?;
@@ -334,6 +353,12 @@ impl Robot {
                         self.log_out(wire).await?;
                         return Ok(End::Closed);
                     }
+                    Some(Order::Subscribe) => {
+                        let contact = name((self.number + 1) % self.shared.robots);
+                        let contact = format!("{contact}@localhost");
+                        let subscribe = stanza::presence_to("subscribe", &contact);
+                        self.send_stanza(wire, subscribe).await?;
+                    }
                     Some(Order::Burst(count)) => {
                         for _ in 0..count {
                             self.chat(wire).await?;
@@ -361,16 +386,70 @@ impl Robot {
             self.acknowledge(h)?;
         } else if sm::is_stanza(&element) {
             self.counts().handle();
-            if element.name() == "iq" || element.child("result", MAM).is_some() {
+            if element.name() == "iq" {
+                return self.take_iq(wire, element).await;
+            }
+            if element.child("result", MAM).is_some() {
                 return Ok(Some(element));
             }
             if element.name() == "message" {
                 self.read(&element);
+            } else {
+                self.look(wire, &element).await?;
             }
         } else {
             return Err(said(&element));
         }
         Ok(None)
+    }
+
+    /// Answers a ping and notes the answer to one; gives the rest back.
+    async fn take_iq(&mut self, wire: &mut Wire, iq: Element) -> Result<Option<Element>, String> {
+        let (kind, id) = (iq.attr("type"), iq.attr("id").unwrap_or_default());
+        if kind == Some("get") && iq.child("ping", PING).is_some() {
+            let pong = stanza::element("iq")
+                .with_attr("type", "result")
+                .with_attr("to", iq.attr("from").ok_or("a ping of nobody")?)
+                .with_attr("id", id);
+            self.send_stanza(wire, pong).await?;
+        } else if id.starts_with("ping.") {
+            let is_result = kind == Some("result");
+            self.shared.watch().answered(id, is_result);
+        } else {
+            return Ok(Some(iq));
+        }
+        Ok(None)
+    }
+
+    /// Looks at a presence: a contact's, or that of somebody who wants to be one.
+    async fn look(&mut self, wire: &mut Wire, presence: &Element) -> Result<(), String> {
+        let from = presence.attr("from").unwrap_or_default();
+        let (user, _) = from.split_once('@').unwrap_or_default();
+        let contact = user.strip_prefix("robot").and_then(|n| n.parse().ok());
+        let Some(contact) = contact.filter(|contact| *contact != self.number) else {
+            return Ok(());
+        };
+        match presence.attr("type") {
+            None => self.shared.watch().presence(self.number, contact, true),
+            Some("unavailable") => self.shared.watch().presence(self.number, contact, false),
+            Some("subscribe") => {
+                let answer = stanza::presence_to("subscribed", from);
+                self.send_stanza(wire, answer).await?;
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Asks somebody's client whether it is there.
+    async fn ping(&mut self, wire: &mut Wire, to: usize) -> Result<(), String> {
+        self.asked += 1;
+        let id = format!("ping.{}.{}", self.number, self.asked);
+        self.shared.watch().asked(id.clone());
+        let ping = stanza::get(Element::new("ping", PING))
+            .with_attr("to", format!("{}@localhost/r", name(to)))
+            .with_attr("id", id);
+        self.send_stanza(wire, ping).await
     }
 
     fn read(&self, message: &Element) {
@@ -396,6 +475,9 @@ impl Robot {
         self.due = Instant::now() + self.random.millis(mean / 2, mean * 3 / 2);
         let mut to = self.random.below(self.shared.robots - 1);
         to += usize::from(to >= self.number);
+        if self.random.below(PINGS) == 0 {
+            self.ping(wire, to).await?;
+        }
         let id = Id {
             from: self.number,
             number: self.next,

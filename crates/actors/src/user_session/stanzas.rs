@@ -12,7 +12,7 @@ use actix::prelude::*;
 use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::Jid;
-use rookery_proto::stanza::{Kind, PresenceType, Rejected, RejectedStanza, Stanza};
+use rookery_proto::stanza::{IqType, Kind, PresenceType, Rejected, RejectedStanza, Stanza};
 use rookery_proto::stream::{StreamCondition, StreamError};
 
 use super::{Inbound, PresenceRequest, Session};
@@ -241,6 +241,9 @@ impl Session {
         if blocked {
             self.refuse(parcel, &reply::blocked_by_sender());
             return Taken::Done;
+        }
+        if let Kind::Iq(IqType::Get | IqType::Set) = parcel.stanza.kind {
+            self.resource.answers.asks(&parcel.stanza);
         }
         if let Kind::Message(_) = parcel.stanza.kind {
             parcel.copies = self.shard.wants_copies(&self.account, &parcel.stanza);
