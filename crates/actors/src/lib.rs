@@ -41,6 +41,7 @@ pub mod node;
 pub mod operators;
 pub mod outbox;
 pub mod presence_list;
+pub(crate) mod pulse;
 pub mod receipts;
 pub mod reply;
 pub mod resumption;

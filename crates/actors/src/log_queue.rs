@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
 use rookery_features::delivery::Decision;
@@ -40,6 +40,8 @@ pub(crate) struct LogQueue {
     recipients: RefCell<HashMap<BareJid, usize>>,
     /// What is with storage now.
     committing: RefCell<Vec<Item>>,
+    /// Since when it is there.
+    committing_since: Cell<Option<Instant>>,
 }
 
 struct Item {
@@ -126,6 +128,12 @@ impl Shard {
         }
     }
 
+    /// How long the commit under way has taken so far.
+    pub(crate) fn commit_time(&self) -> Duration {
+        let since = self.log_queue.committing_since.get();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     async fn work_off_log(self: Rc<Self>) {
         loop {
             self.take_batch();
@@ -164,7 +172,13 @@ impl Shard {
         let mut results = if messages.is_empty() {
             Ok(Vec::new().into_iter())
         } else {
+            let began = Instant::now();
+            self.log_queue.committing_since.set(Some(began));
             let appended = self.node().storage.append(messages, limit).await;
+            self.log_queue.committing_since.set(None);
+            if !self.node().turnstile.is_crowded() {
+                self.node().usual_commit.took(began.elapsed());
+            }
             appended
                 .map(Vec::into_iter)
                 .map_err(|e| reply::storage_error(&e))

@@ -299,6 +299,11 @@ pub(crate) fn stanza_in(kind: Kind) {
     STANZAS.accepted[index(kind)].inc();
 }
 
+/// Messages that clients have sent.
+pub(crate) fn messages_in() -> u64 {
+    STANZAS.accepted[0].get()
+}
+
 /// A stanza ended.
 pub(crate) fn outcome(kind: Kind, outcome: Outcome) {
     let outcome = match outcome {

@@ -24,6 +24,7 @@ use crate::archive;
 use crate::budget::{Budget, Load};
 use crate::cluster::{self, Cluster};
 use crate::connection::Accepted;
+use crate::pulse::{Pulse, Usual};
 use crate::settings::Settings;
 use crate::shard::{Accept, Run, Shard, ShardActor};
 use crate::turnstile::{Entry, Turnstile};
@@ -45,6 +46,8 @@ pub struct NodeShared {
     pub admission: Admission,
     /// What new connections pass.
     pub(crate) turnstile: Turnstile<Accepted>,
+    /// How long a commit of messages takes while there are no newcomers.
+    pub(crate) usual_commit: Usual,
     /// The other nodes; `None` on a single node.
     pub cluster: Option<Cluster>,
     /// What stanzas that have not ended take.
@@ -240,6 +243,7 @@ impl Node {
         let shared = Arc::new(NodeShared {
             admission: Admission::new(&settings),
             turnstile: Turnstile::new(settings.c2s.max_unauthenticated),
+            usual_commit: Usual::default(),
             admins: RwLock::new(settings.admins.clone()),
             cluster: cluster.map(|(directory, bus)| Cluster::new(directory, bus)),
             settings,
@@ -276,8 +280,11 @@ impl Node {
         let door = Arc::clone(&shared);
         actix_rt::spawn(async move {
             let node = &door;
+            let mut pulse = Pulse::of(Arc::clone(node));
+            let under_way = || node.admission.waiting();
+            let let_in = |accepted| node.hand_over(Accept::Welcome(accepted));
             node.turnstile
-                .turn(|accepted| node.hand_over(Accept::Welcome(accepted)))
+                .turn(|now| pulse.feel(now), under_way, let_in)
                 .await;
         });
         Ok(Self {

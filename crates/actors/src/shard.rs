@@ -43,8 +43,6 @@ use crate::{metrics, reply};
 /// Batches of work that one shard's mailbox holds. When it is full, the sender keeps what it has, and
 /// the sessions that feed it are slowed down by what they have under way (`budget.rs`).
 const MAILBOX_BATCHES: usize = 256;
-/// One of so many messages shows how long they take while nothing is the matter.
-const SAMPLED: u32 = 16;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
@@ -219,8 +217,6 @@ pub struct Shard {
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     outgoing: Vec<ForShard>,
     next_id: Cell<u64>,
-    /// Messages that were handed to sockets.
-    delivered: Cell<u32>,
     /// All connections of this arbiter, for the end of the node; those that are gone are taken out
     /// when the list has doubled.
     connections: RefCell<Vec<WeakAddr<Connection>>>,
@@ -288,7 +284,6 @@ impl Shard {
             moved_out: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             next_id: Cell::new(0),
-            delivered: Cell::new(0),
             connections: RefCell::default(),
         }
     }
@@ -591,17 +586,6 @@ impl Shard {
             shard.outgoing[to].sending.set(false);
             shard.flush();
         });
-    }
-
-    /// A message was handed to a client's socket: how long it took matters to newcomers, if there are
-    /// any, and otherwise now and then.
-    pub(crate) fn message_delivered(&self, outgoing: &Outgoing) {
-        let turnstile = &self.node.turnstile;
-        let delivered = self.delivered.get().wrapping_add(1);
-        self.delivered.set(delivered);
-        if turnstile.is_crowded() || delivered.is_multiple_of(SAMPLED) {
-            turnstile.delivered(outgoing.accepted.elapsed());
-        }
     }
 
     /// A connection runs on this arbiter from now on.

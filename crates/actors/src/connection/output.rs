@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use rookery_features::xep0198_stream_management as sm;
 use rookery_features::xep0359_stanza_ids as stanza_ids;
 use rookery_proto::jid::Jid;
-use rookery_proto::stanza::Kind;
 use rookery_proto::stream::Framing;
 
 use super::{Connection, Lost, State};
@@ -99,9 +98,6 @@ impl Connection {
             left -= len;
             if let Some((outgoing, _)) = self.in_flight.pop_front() {
                 outbox.written(&outgoing);
-                if matches!(outgoing.stanza.kind, Kind::Message(_)) {
-                    self.shard.message_delivered(&outgoing);
-                }
             }
         }
         // An idle connection keeps no queue.
