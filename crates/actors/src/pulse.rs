@@ -19,10 +19,10 @@ use crate::turnstile::Mood;
 const BEAT: Duration = Duration::from_millis(5);
 
 /// An answer after this is late.
-const LATE: Duration = Duration::from_millis(4);
+const LATE: Duration = Duration::from_millis(2);
 
 /// A commit that takes longer than this, and so many times longer than others did, is late.
-const LATE_COMMIT: Duration = Duration::from_millis(8);
+const LATE_COMMIT: Duration = Duration::from_millis(5);
 const SLOWER: u32 = 3;
 
 /// Without a message for so long those who are in are silent.
