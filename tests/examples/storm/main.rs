@@ -119,7 +119,7 @@ async fn run(storm: &Storm) -> ExitCode {
     println!("load of the machine before: {}", load());
     let mut settings = vec!["c2s.tls=optional"];
     settings.extend(storm.settings.iter().map(String::as_str));
-    let mut cluster = TestCluster::with(3, &settings).await;
+    let cluster = TestCluster::with(3, &settings).await;
     accounts::create(cluster.database(), storm).await;
 
     let nodes = [0, 1, 2].map(|number| cluster.node(number).address("c2s"));
@@ -137,7 +137,8 @@ async fn run(storm: &Storm) -> ExitCode {
 
     println!("load of the machine when a node dies: {}", load());
     lower_priority(cluster.node(0).pid());
-    cluster.node_mut(0).kill();
+    // Without waiting for its end, which would hold up the pairs.
+    cluster.node(0).signal("KILL");
     let killed = Instant::now();
     let all_back = herds.wait("back", storm.patience).await;
     let back = Instant::now();
