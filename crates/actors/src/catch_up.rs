@@ -106,8 +106,9 @@ impl Shard {
                 Err(error) => {
                     tracing::warn!(account = %account.jid, %error,
                         "stored messages were not read; it is tried again");
-                    self.read_log_later(account.jid.clone());
-                    return;
+                    // Until then nothing may overtake them.
+                    tokio::time::sleep(RETRY).await;
+                    continue;
                 }
             };
             let is_last = page.len() < count;
@@ -211,15 +212,6 @@ impl Shard {
             self.catch_up(&account, &resource);
         }
         true
-    }
-
-    /// The log cannot be read now.
-    fn read_log_later(self: &Rc<Self>, account: BareJid) {
-        let shard = Rc::clone(self);
-        actix_rt::spawn(async move {
-            tokio::time::sleep(RETRY).await;
-            shard.deliver_from_log(&account);
-        });
     }
 
     /// Messages may be undelivered in the logs of accounts with resources here: they are read again, a
