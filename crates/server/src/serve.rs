@@ -23,7 +23,7 @@ use crate::listen::{self, Bound, Listener};
 use crate::logging::Logging;
 use crate::service_manager::{self, Change};
 use crate::wiring::{self, NodeHandle};
-use crate::{metrics, ports_file, tls, web};
+use crate::{metrics, ports_file, status, tls, web};
 
 /// All addresses that the configuration asks for, taken before anything else happens.
 struct Sockets {
@@ -130,6 +130,8 @@ async fn start(
             ));
         }
     }
+    let reporter = status::reporter(readiness, log.events().clone());
+    node.shared().report_by(reporter);
     let api = Api::new(
         config,
         api::Parts {
