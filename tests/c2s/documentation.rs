@@ -115,5 +115,8 @@ fn anchors_are_those_of_github() {
     let made = anchors(page);
     let expected = ["a-b-c-ds-e", "xy_z", "xy_z-1"].map(str::to_owned);
     assert_eq!(made, HashSet::from(expected));
-    assert_eq!(targets("[a](b#c), <img src=\"d\">\n```\n[x](y)\n```"), ["b#c", "d"]);
+    assert_eq!(
+        targets("[a](b#c), <img src=\"d\">\n```\n[x](y)\n```"),
+        ["b#c", "d"]
+    );
 }

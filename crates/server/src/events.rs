@@ -33,6 +33,9 @@ const LIFE: [&str; 5] = [
     "rookery_storage",
 ];
 
+/// The target of what a start tells that nobody looks for later.
+pub(crate) const GREETING: &str = "rookery::greeting";
+
 /// The fields that are shown. Others may name users.
 const FIELDS: [&str; 22] = [
     "applied",
@@ -135,7 +138,7 @@ pub(crate) fn is_kept(event: &Metadata<'_>) -> bool {
         let rest = target.strip_prefix(*module);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    *event.level() < Level::INFO || LIFE.iter().any(is_of)
+    *event.level() < Level::INFO || (target != GREETING && LIFE.iter().any(is_of))
 }
 
 impl<S: Subscriber> Layer<S> for Events {
@@ -257,6 +260,7 @@ mod tests {
             tracing::info!(target: "rookery_directory::lease", "life");
             tracing::info!(target: "rookery::serve", "life too");
             tracing::info!(target: "rookery_actors::router", "a client");
+            tracing::info!(target: GREETING, "listening");
             tracing::debug!(target: "rookery::serve", "detail");
             tracing::error!(target: "hyper::server", "another's");
             tracing::info!(target: audit::TARGET, act = "login", via = "xmpp", outcome = "ok", "in");

@@ -8,10 +8,10 @@ const LATENCY_WINDOW_MS = 60000;
 const EVENTS_SHOWN = 60;
 const TOKEN = "rookery-token";
 
-const NODE_COLUMNS = ["Node", "State", "Sessions", "Messages/s in", "Messages/s out", "Delivery", "Commit",
+const NODE_COLUMNS = ["Node", "State", "Sessions", "Messages/s in, out", "Delivery 50, 99 %", "Commit 50, 99 %",
   "Newcomers waiting", "Database", "Redis", "Memory", "Up", "Version"];
 const EVENT_COLUMNS = ["When", "Node", "Kind", "What"];
-const NUMBERS = new Set(["Sessions", "Messages/s in", "Messages/s out", "Delivery", "Commit",
+const NUMBERS = new Set(["Sessions", "Messages/s in, out", "Delivery 50, 99 %", "Commit 50, 99 %",
   "Newcomers waiting", "Memory", "Up"]);
 
 // What each node told lately, the newest last: for rates, and for latencies of the last minute.
@@ -205,7 +205,7 @@ function microseconds(us) {
 
 // Half of them, and 99 of 100.
 function times(histogram) {
-  return histogram.total > 0 ? `${time(quantile(histogram, 0.5))} / ${time(quantile(histogram, 0.99))}` : "none";
+  return histogram.total > 0 ? `${time(quantile(histogram, 0.5))}, ${time(quantile(histogram, 0.99))}` : "none";
 }
 
 function duration(ms) {
@@ -295,8 +295,8 @@ function totals(nodes) {
     ["Sessions", count(sum("sessions")), `${count(sum("sessions_waiting"))} without a connection`],
     ["Messages in", `${number(rates("messages_accepted"))}/s`, `${number(bounced)}/s came back`],
     ["Messages out", `${number(rates("messages_written"))}/s`, `${count(sum("messages_written"))} since the start`],
-    ["Delivery", time(quantile(delivery, 0.99)), delivery.total ? `half in ${time(quantile(delivery, 0.5))}` : "none lately"],
-    ["Commit", time(quantile(commit, 0.99)), commit.total ? `half in ${time(quantile(commit, 0.5))}` : "none lately"],
+    ["Delivery, 99 %", time(quantile(delivery, 0.99)), delivery.total ? `50 %: ${time(quantile(delivery, 0.5))}` : "none lately"],
+    ["Commit, 99 %", time(quantile(commit, 0.99)), commit.total ? `50 %: ${time(quantile(commit, 0.5))}` : "none lately"],
     ["Failed logins", `${number(failed === null ? null : failed * 60)}/min`, `${count(sum("logins_failed"))} since the start`],
     ["Newcomers waiting", count(sum("newcomers_waiting")), `${count(sum("logins"))} logins since the start`],
   ];
@@ -321,10 +321,10 @@ function nodes(status) {
     badge.append(words);
     row.append(name, badge,
       cell("Sessions", count(node.sessions)),
-      cell("Messages/s in", number(rate(node, "messages_accepted"))),
-      cell("Messages/s out", number(rate(node, "messages_written"))),
-      cell("Delivery", times(recent(node, "delivery"))),
-      cell("Commit", times(recent(node, "commit"))),
+      cell("Messages/s in, out",
+        `${number(rate(node, "messages_accepted"))}, ${number(rate(node, "messages_written"))}`),
+      cell("Delivery 50, 99 %", times(recent(node, "delivery"))),
+      cell("Commit 50, 99 %", times(recent(node, "commit"))),
       cell("Newcomers waiting", count(node.newcomers_waiting)),
       cell("Database", `${node.storage}: ${node.storage_away ? "✕ away" : "there"}`),
       cell("Redis", redis(node)),
@@ -357,7 +357,8 @@ function cell(label, text) {
 }
 
 function events(nodes) {
-  const all = nodes.flatMap((node) => node.events.map((event) => ({ ...event, node: nameOf(node) })));
+  // The newest first, also of those in one second.
+  const all = nodes.flatMap((node) => node.events.map((event) => ({ ...event, node: nameOf(node) })).reverse());
   all.sort((one, other) => Date.parse(other.last) - Date.parse(one.last));
   const kinds = { error: ["bad", "✕ error"], warn: ["warn", "! warning"], info: ["", "info"] };
   byId("no-events").hidden = all.length > 0;
