@@ -299,6 +299,11 @@ impl TestServer {
         signal(self.process.as_ref().expect("the server runs"), name);
     }
 
+    /// Its number for the system, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").id()
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
@@ -335,14 +340,14 @@ impl TestServer {
 
     /// What is resident now counts as the most that there was.
     pub fn forget_peak(&self) {
-        let pid = self.process.as_ref().expect("the server runs").id();
+        let pid = self.pid();
         // proc_pid_clear_refs(5): 5 resets the peak.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("it is our child");
     }
 
     /// A line of `/proc/PID/status` that holds a number.
     fn status(&self, name: &str) -> u64 {
-        let pid = self.process.as_ref().expect("the server runs").id();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let words = line

@@ -19,14 +19,14 @@ use crate::turnstile::Mood;
 const BEAT: Duration = Duration::from_millis(5);
 
 /// An answer after this is late.
-const LATE: Duration = Duration::from_millis(4);
+const LATE: Duration = Duration::from_millis(2);
 
 /// A commit that takes longer than this, and so many times longer than others did, is late.
-const LATE_COMMIT: Duration = Duration::from_millis(8);
+const LATE_COMMIT: Duration = Duration::from_millis(5);
 const SLOWER: u32 = 3;
 
-/// Without a message for so long those who are in are silent.
-const SILENCE: Duration = Duration::from_secs(1);
+/// Without a message for so long those who are in are silent. Longer than whatever may hold messages up.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The pulse of all shards.
 pub(crate) struct Pulse {

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 use crate::metrics;
 
 /// Newcomers a second: at first, when all goes well for long, and whatever happens.
-const FIRST: f64 = 300.0;
+const FIRST: f64 = 100.0;
 const MOST: f64 = 50_000.0;
 const LEAST: f64 = 50.0;
 
 /// Newcomers that need not wait after a while without any.
-const AT_ONCE: f64 = 20.0;
+const AT_ONCE: f64 = 10.0;
 
 /// How often the pace changes while there are newcomers that wait.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -260,14 +260,14 @@ mod tests {
     fn some_pass_at_once_and_the_others_at_the_pace() {
         let mut pace = Pace::new(Instant::now());
         let at_once = std::iter::from_fn(|| pace.take(pace.at).then_some(())).count();
-        assert_eq!(at_once, 20);
+        assert_eq!(at_once, 10);
         let second = passed(&mut pace, Duration::from_secs(1), Mood::Well, 0);
-        assert!((299..=300).contains(&second), "{second}");
+        assert!((99..=100).contains(&second), "{second}");
     }
 
     #[test]
     fn few_pass_while_those_who_are_in_are_disturbed_or_logins_pile_up() {
-        for (mood, under_way) in [(Mood::Disturbed, 0), (Mood::Well, 300)] {
+        for (mood, under_way) in [(Mood::Disturbed, 0), (Mood::Well, 100)] {
             let mut pace = Pace::new(Instant::now());
             let second = passed(&mut pace, Duration::from_secs(1), mood, under_way);
             assert_eq!(second, 50);
@@ -275,15 +275,15 @@ mod tests {
         // Those who log in slowly are in nobody's way where nobody writes.
         let mut pace = Pace::new(Instant::now());
         let second = passed(&mut pace, Duration::from_secs(1), Mood::Silent, 10_000);
-        assert!((319..=320).contains(&second), "{second}");
+        assert!((109..=110).contains(&second), "{second}");
     }
 
     #[test]
     fn the_pace_follows_the_mood_within_its_bounds() {
         for (mood, first, last) in [
-            (Mood::Disturbed, 240.0, LEAST),
-            (Mood::Well, 315.0, MOST),
-            (Mood::Silent, 600.0, MOST),
+            (Mood::Disturbed, 80.0, LEAST),
+            (Mood::Well, 105.0, MOST),
+            (Mood::Silent, 200.0, MOST),
         ] {
             let mut pace = Pace::new(Instant::now());
             pace.judge(mood);
@@ -299,9 +299,9 @@ mod tests {
     async fn those_who_wait_are_let_in_in_their_order_and_too_many_are_told() {
         let turnstile = Turnstile::new(200);
         let free = (0..).take_while(|n| turnstile.enter(*n) == Entry::Free(*n));
-        assert_eq!(free.count(), 20);
+        assert_eq!(free.count(), 10);
         // The first that waits was taken above.
-        let waiting = (21..).take_while(|n| turnstile.enter(*n) == Entry::Waits);
+        let waiting = (11..).take_while(|n| turnstile.enter(*n) == Entry::Waits);
         assert_eq!(waiting.count(), 199);
         assert_eq!(turnstile.enter(1000), Entry::Full(1000));
         let let_in = RefCell::new(Vec::new());
@@ -314,7 +314,7 @@ mod tests {
             () = turnstile.turn(|_| Mood::Silent, || 0, |n| let_in.borrow_mut().push(n)) => {}
             () = all => {}
         }
-        assert_eq!(let_in.into_inner(), (20..220).collect::<Vec<_>>());
+        assert_eq!(let_in.into_inner(), (10..210).collect::<Vec<_>>());
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert_eq!(turnstile.enter(1001), Entry::Free(1001));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::metrics;
 
@@ -155,6 +156,10 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(no_family) || error.kind() == ErrorKind::AddrNotAvailable
 }
 
+/// A listener takes so many connections in such a time at most: 10,000 a second.
+const AT_ONCE: u32 = 20;
+const WINDOW: Duration = Duration::from_millis(2);
+
 impl Listener {
     /// The setting that asks for it.
     pub(crate) fn key(&self) -> &'static str {
@@ -165,7 +170,16 @@ impl Listener {
     /// `TCP_NODELAY`.
     pub(crate) async fn run(self, mut take: impl FnMut(TcpStream, SocketAddr)) {
         let accepted = metrics::ACCEPTED.with_label_values(&[self.key]);
+        let mut window = (Instant::now(), 0);
         loop {
+            // Thousands that come at once would keep a core busy; they can as well wait in the backlog.
+            if window.1 == AT_ONCE {
+                tokio::time::sleep_until(window.0 + WINDOW).await;
+            }
+            if window.0.elapsed() >= WINDOW {
+                window = (Instant::now(), 0);
+            }
+            window.1 += 1;
             // The socket leaves this thread's reactor: it is handed to whoever serves it.
             let taken = self.socket.accept().await;
             match taken.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
