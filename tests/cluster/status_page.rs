@@ -105,7 +105,7 @@ async fn all_nodes_are_shown_on_a_phone_and_on_a_desk() {
     browser.until(&sent).await;
     let received = format!("/^0, .*[1-9]/.test({})", cell(1, "Messages/s in, out"));
     browser.until(&received).await;
-    for (node, label) in [(0, "Commit 50, 99 %"), (1, "Delivery 50, 99 %")] {
+    for (node, label) in [(0, "Commit p50, p99"), (1, "Delivery p50, p99")] {
         let takes = format!(
             "/^[0-9.]+ [µm]?s, [0-9.]+ [µm]?s$/.test({})",
             cell(node, label)

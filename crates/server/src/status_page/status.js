@@ -8,10 +8,10 @@ const LATENCY_WINDOW_MS = 60000;
 const EVENTS_SHOWN = 60;
 const TOKEN = "rookery-token";
 
-const NODE_COLUMNS = ["Node", "State", "Sessions", "Messages/s in, out", "Delivery 50, 99 %", "Commit 50, 99 %",
+const NODE_COLUMNS = ["Node", "State", "Sessions", "Messages/s in, out", "Delivery p50, p99", "Commit p50, p99",
   "Newcomers waiting", "Database", "Redis", "Memory", "Up", "Version"];
 const EVENT_COLUMNS = ["When", "Node", "Kind", "What"];
-const NUMBERS = new Set(["Sessions", "Messages/s in, out", "Delivery 50, 99 %", "Commit 50, 99 %",
+const NUMBERS = new Set(["Sessions", "Messages/s in, out", "Delivery p50, p99", "Commit p50, p99",
   "Newcomers waiting", "Memory", "Up"]);
 
 // What each node told lately, the newest last: for rates, and for latencies of the last minute.
@@ -198,9 +198,10 @@ function time(quantile) {
 }
 
 function microseconds(us) {
-  if (us < 1000) return `${Math.round(us)} µs`;
-  if (us < 1e6) return `${(us / 1000).toPrecision(us < 1e5 ? 2 : 3)} ms`;
-  return `${(us / 1e6).toPrecision(3)} s`;
+  if (us < 999.5) return `${Math.round(us)} µs`;
+  if (us < 9950) return `${(us / 1000).toFixed(1)} ms`;
+  if (us < 999500) return `${Math.round(us / 1000)} ms`;
+  return `${(us / 1e6).toFixed(1)} s`;
 }
 
 // Half of them, and 99 of 100.
@@ -292,13 +293,13 @@ function totals(nodes) {
   const failed = rates("logins_failed");
   const bounced = rates("messages_bounced");
   const entries = [
-    ["Sessions", count(sum("sessions")), `${count(sum("sessions_waiting"))} without a connection`],
+    ["Sessions", count(sum("sessions")), `without a connection: ${count(sum("sessions_waiting"))}`],
     ["Messages in", `${number(rates("messages_accepted"))}/s`, `${number(bounced)}/s came back`],
     ["Messages out", `${number(rates("messages_written"))}/s`, `${count(sum("messages_written"))} since the start`],
-    ["Delivery, 99 %", time(quantile(delivery, 0.99)), delivery.total ? `50 %: ${time(quantile(delivery, 0.5))}` : "none lately"],
-    ["Commit, 99 %", time(quantile(commit, 0.99)), commit.total ? `50 %: ${time(quantile(commit, 0.5))}` : "none lately"],
+    ["Delivery, p99", time(quantile(delivery, 0.99)), delivery.total ? `p50: ${time(quantile(delivery, 0.5))}` : "none lately"],
+    ["Commit, p99", time(quantile(commit, 0.99)), commit.total ? `p50: ${time(quantile(commit, 0.5))}` : "none lately"],
     ["Failed logins", `${number(failed === null ? null : failed * 60)}/min`, `${count(sum("logins_failed"))} since the start`],
-    ["Newcomers waiting", count(sum("newcomers_waiting")), `${count(sum("logins"))} logins since the start`],
+    ["Newcomers waiting", count(sum("newcomers_waiting")), `logins since the start: ${count(sum("logins"))}`],
   ];
   byId("totals").replaceChildren(...entries.map(([title, value, more]) => {
     const entry = element("div");
@@ -323,8 +324,8 @@ function nodes(status) {
       cell("Sessions", count(node.sessions)),
       cell("Messages/s in, out",
         `${number(rate(node, "messages_accepted"))}, ${number(rate(node, "messages_written"))}`),
-      cell("Delivery 50, 99 %", times(recent(node, "delivery"))),
-      cell("Commit 50, 99 %", times(recent(node, "commit"))),
+      cell("Delivery p50, p99", times(recent(node, "delivery"))),
+      cell("Commit p50, p99", times(recent(node, "commit"))),
       cell("Newcomers waiting", count(node.newcomers_waiting)),
       cell("Database", `${node.storage}: ${node.storage_away ? "✕ away" : "there"}`),
       cell("Redis", redis(node)),
