@@ -65,9 +65,18 @@ impl Answers {
 mod tests {
     use super::*;
 
+    const GONE: &str = "<error type='wait'>\
+        <recipient-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>";
+
     fn iq(kind: &str, peer: &str, id: &str) -> Stanza {
-        let side = if kind == "get" { "to" } else { "from" };
-        let xml = format!("<iq xmlns='jabber:client' type='{kind}' {side}='{peer}' id='{id}'/>");
+        let (side, payload) = match kind {
+            "get" => ("to", "<ping xmlns='urn:xmpp:ping'/>"),
+            "error" => ("from", GONE),
+            _ => ("from", ""),
+        };
+        let xml = format!(
+            "<iq xmlns='jabber:client' type='{kind}' {side}='{peer}' id='{id}'>{payload}</iq>"
+        );
         Stanza::from_xml(&xml).unwrap()
     }
 

@@ -422,7 +422,7 @@ fn a_command_tells_the_running_server() {
     assert_eq!(status(&with_input(&directory, &add, "secret\n")), Some(0));
     let output = run(&directory, &["user", "delete", "ann@localhost"]);
     assert_eq!((status(&output), stderr(&output).as_str()), (Some(0), ""));
-    let line = server.wait_for("an account was changed by a command");
+    let line = server.wait_for("user-delete");
     assert!(line.contains("ann@localhost"), "{line}");
     assert!(Path::new(&directory.path().join("data/control.sock")).exists());
 }
