@@ -2,7 +2,7 @@
 """Measures what one node needs: memory of an idle session, CPU time of a login and of a message.
 
     cargo build --release
-    tests/sizing/measure.py [--sessions 2000] [--messages 40000] [--set SECTION.KEY=VALUE]
+    tests/sizing/measure.py [--sessions 1000] [--messages 50000] [--set SECTION.KEY=VALUE]
 
 It starts target/release/rookery on free ports with the embedded database in a temporary directory, and connects
 over TLS 1.3. The clients share the machine with the server and are slow: CPU times are the server's own, from
@@ -162,11 +162,13 @@ async def measure(server, address, sessions, messages, window):
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--binary", default=ROOT / "target/release/rookery")
-    words.add_argument("--sessions", type=int, default=2000)
-    words.add_argument("--messages", type=int, default=40000)
+    words.add_argument("--sessions", type=int, default=1000)
+    words.add_argument("--messages", type=int, default=50000)
     words.add_argument("--window", type=int, default=50)
     words.add_argument("--set", action="append", default=[])
     words = words.parse_args()
+    # The server is stopped then as well.
+    signal.signal(signal.SIGTERM, lambda *_: exit(1))
     accounts = max(words.sessions, PEOPLE)
     with tempfile.TemporaryDirectory() as directory:
         server, ports = start(words.binary, pathlib.Path(directory), words.set)

@@ -147,7 +147,12 @@ impl<S: Subscriber> Layer<S> for Events {
         let mut shown = Shown::default();
         event.record(&mut shown);
         let is_audit = metadata.target() == audit::TARGET;
-        let Some(text) = (if is_audit { shown.act() } else { shown.text() }) else {
+        let text = if is_audit {
+            shown.act()
+        } else {
+            Some(shown.text())
+        };
+        let Some(text) = text else {
             return;
         };
         let level = match *metadata.level() {
@@ -170,11 +175,12 @@ struct Shown {
 }
 
 impl Shown {
-    fn text(self) -> Option<String> {
-        Some(cut(self.message + &self.fields))
+    fn text(self) -> String {
+        cut(self.message + &self.fields)
     }
 
-    /// An act of the audit log: what, how, and whether it was done; why it was not may name somebody.
+    /// An act of the audit log: what, how, and whether it was done; why it was not may name somebody. `None`
+    /// for a login that went well.
     fn act(self) -> Option<String> {
         let is_done = self.outcome == "ok";
         let Self { act, via, .. } = self;
