@@ -460,3 +460,37 @@ async fn a_configuration_is_taken_over_or_refused_as_a_whole() {
     .await;
     assert_eq!((new.status, new.body.trim()), (200, r#"{"level":"info"}"#));
 }
+
+#[tokio::test]
+async fn the_status_tells_how_the_node_is() {
+    let server = with_api().await;
+    let api = Api::of(&server).await;
+    let mut ann = server.online("ann/desk").await;
+    ann.send(chat_to("ben@localhost", "to nobody")).await;
+    let refused = Pattern::new("message").error("service-unavailable");
+    ann.expect(refused).await;
+    let status = api.done("GET", "/api/v1/status", NOTHING).await;
+    assert_eq!(status["unanswered"], json!([]));
+    let node = &status["nodes"][0];
+    assert_eq!(node["node"], "", "a single node");
+    assert_eq!(node["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        (&node["stage"], &node["problems"]),
+        (&json!("serving"), &json!([]))
+    );
+    assert_eq!((&node["sessions"], &node["logins"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&node["storage"], &node["storage_away"]),
+        (&json!("sqlite"), &json!(false))
+    );
+    assert_eq!(
+        (&node["messages_accepted"], &node["messages_bounced"]),
+        (&json!(1), &json!(1))
+    );
+    let events = node["events"].as_array().expect("a list");
+    assert!(
+        events.iter().any(|event| event["text"] == "ready"),
+        "{events:?}"
+    );
+    assert!(!node["events"].to_string().contains("ann"), "{events:?}");
+}

@@ -5,6 +5,7 @@ mod administration_commands;
 mod audit;
 mod backups;
 mod command_line;
+mod documentation;
 mod limits;
 mod operations;
 mod rfc6120_11_xml;

@@ -15,3 +15,4 @@ mod service_faults;
 mod sessions;
 mod short_outages;
 mod slixmpp;
+mod status_page;

@@ -7,6 +7,7 @@
 //!   management it counts, and a [`Broken`] one can be resumed. [`archive`] has the queries of XEP-0313.
 //! - [`Wire`] is a stream without a login, for what happens before one and for hostile input.
 //! - [`api::Api`] makes calls of the administration API and compares the answers with their description.
+//! - [`Browser`] is a headless Chromium, for the status page.
 //! - [`Pattern`] describes an expected stanza; [`stanza`] builds the ones to send.
 //!
 //! The client side of SASL, TLS and framing is written anew here instead of being shared with the
@@ -16,6 +17,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub mod api;
+pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod cluster;
@@ -35,6 +37,7 @@ pub mod stream_management;
 pub mod tls;
 pub mod wire;
 
+pub use browser::Browser;
 pub use client::managed::Broken;
 pub use client::{Client, Login, Security, archive};
 pub use cluster::TestCluster;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::Addr;
 use actix_rt::Arbiter;
+use futures_util::future::BoxFuture;
 use ring::rand::{SecureRandom, SystemRandom};
 use rookery_bus::Bus;
 use rookery_directory::Directory;
@@ -33,6 +34,18 @@ use crate::{metrics, reply};
 
 /// The longest pause after a session that leaves.
 const MAX_PAUSE: Duration = Duration::from_millis(5);
+
+/// Tells how a node is, as JSON of 256 KB at most; what it says is the server's business.
+pub struct Reporter(Box<dyn Fn() -> BoxFuture<'static, serde_json::Value> + Send + Sync>);
+
+impl Reporter {
+    /// Calls this each time that somebody asks.
+    pub fn new(
+        report: impl Fn() -> BoxFuture<'static, serde_json::Value> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::new(report))
+    }
+}
 
 /// What all arbiters of the process share.
 pub struct NodeShared {
@@ -64,9 +77,22 @@ pub struct NodeShared {
     /// Which shard gets the next connection.
     next: AtomicUsize,
     random: SystemRandom,
+    reporter: OnceLock<Reporter>,
 }
 
 impl NodeShared {
+    /// Who tells from now on how this node is, if somebody asks here or on another node.
+    pub fn report_by(&self, reporter: Reporter) {
+        // A server starts once.
+        let _ = self.reporter.set(reporter);
+    }
+
+    /// How this node is; `None` before anybody can tell.
+    pub(crate) async fn report(&self) -> Option<serde_json::Value> {
+        let reporter = self.reporter.get()?;
+        Some(reporter.0().await)
+    }
+
     /// The number of the shard that owns an account.
     pub(crate) fn shard_of(&self, account: &str) -> usize {
         // FNV-1a: the choice must be the same on all threads, and quick; nothing depends on it being
@@ -256,6 +282,7 @@ impl Node {
             shards: OnceLock::new(),
             next: AtomicUsize::new(0),
             random: SystemRandom::new(),
+            reporter: OnceLock::new(),
         });
         let mut arbiters = Vec::with_capacity(workers);
         let mut shards = Vec::with_capacity(workers);

@@ -1,4 +1,5 @@
-//! `admin.listen`: monitoring (`/metrics`, `/healthz`, `/readyz`), and the way to the API (`api.rs`).
+//! `admin.listen`: monitoring (`/metrics`, `/healthz`, `/readyz`), the status page, and the way to the
+//! API (`api.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -6,10 +7,12 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use rookery_storage::Storage;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::api::door::Door;
 use crate::metrics;
+use crate::status_page;
 use crate::web::{self, Answer, Origin, Site};
 use crate::wiring::NodeHandle;
 
@@ -20,7 +23,8 @@ const STORAGE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const CONNECTIONS: usize = 64;
 
 /// How far the server is, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Stage {
     /// Opening the database, joining the cluster.
     #[default]
@@ -63,8 +67,18 @@ impl Readiness {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How far the server is now.
+    pub(crate) fn current_stage(&self) -> Stage {
+        *self.stage()
+    }
+
+    /// The database and the node, once they exist.
+    pub(crate) fn parts(&self) -> Option<&(Arc<dyn Storage>, NodeHandle)> {
+        self.parts.get()
+    }
+
     /// Why no client should come here; empty if they may.
-    async fn problems(&self) -> Vec<String> {
+    pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let stage = *self.stage();
         match stage {
@@ -127,6 +141,10 @@ impl Site for AdminSite {
                 ("/healthz", web::text(StatusCode::OK, "ok\n"))
             }
             (&Method::GET | &Method::HEAD, "/readyz") => ("/readyz", self.readiness.answer().await),
+            (&Method::GET | &Method::HEAD, path) => match status_page::file(path) {
+                Some(answer) => ("/", answer),
+                None => ("other", web::not_found()),
+            },
             _ => ("other", web::not_found()),
         };
         count(path, &answer);

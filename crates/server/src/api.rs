@@ -185,6 +185,7 @@ impl Api {
             Operation::SendMessage => self.send_message(asked).await,
             Operation::Announce => self.announce(asked).await,
             Operation::ShowNodes => self.show_nodes().await,
+            Operation::ShowStatus => self.show_status().await,
             Operation::Drain => self.drain(asked),
             Operation::ShowLog => self.show_log(),
             Operation::SetLog => self.set_log(asked),

@@ -10,9 +10,21 @@ use crate::backups::{BackupArgs, RestoreArgs};
 use crate::config::Value;
 use crate::portable::{ExportArgs, ImportArgs};
 
+/// What `--help` ends with.
+const FIRST_STEPS: &str = "\
+First steps:
+  rookery serve                     run the server; data goes to ./data, no settings are needed
+  rookery user add ann@localhost    in another terminal, in the same directory
+  rookery health                    is it ready?
+
+Commands find the server and its database by the same settings that it was started with:
+give them the same --config, --set and ROOKERY__SECTION__KEY variables.
+
+Exit status: 0 when all went well, 2 for a wrong configuration or command line, 1 for all else.";
+
 /// An XMPP server that many identical nodes form together.
 #[derive(Debug, Parser)]
-#[command(name = "rookery", version, about, propagate_version = true)]
+#[command(name = "rookery", version, about, propagate_version = true, after_help = FIRST_STEPS)]
 pub(crate) struct Cli {
     /// What to do; without a command the server runs.
     #[command(subcommand)]
@@ -25,10 +37,10 @@ pub(crate) struct Cli {
 /// Where settings come from besides the environment (`ROOKERY__SECTION__KEY`).
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
-    /// Configuration file (TOML).
+    /// Configuration file (TOML); `rookery config show` prints one with all keys.
     #[arg(long, value_name = "FILE", global = true, env = "ROOKERY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Sets one key, above file and environment; can be repeated.
+    /// Sets one key, such as log.level=debug, above file and environment; can be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE", global = true, value_parser = key_and_value)]
     pub(crate) set: Vec<(String, String)>,
 }
@@ -36,7 +48,12 @@ pub(crate) struct SettingsArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the server.
+    /// Run the server, until SIGTERM or Ctrl+C
+    ///
+    /// Without any settings it serves the domain localhost on ports 5222 and 5223, and
+    /// keeps its data in ./data. It is up when it logs "ready". SIGHUP makes it read its
+    /// certificate again.
+    #[command(verbatim_doc_comment)]
     Serve,
     /// Manage accounts, whether the server runs or not.
     User {
@@ -44,13 +61,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
-    /// Look at the configuration.
+    /// Check the configuration, print it, have the server read it again.
     Config {
         /// What to do with the configuration.
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Ask the server of this configuration whether it is ready; the exit status is the answer.
+    /// Say whether the running server takes clients, and if not, why (exit status 0 or 1).
     Health,
     /// Send the clients of the running server to other nodes, before it is stopped
     ///

@@ -241,8 +241,8 @@ settings! {
     }
     /// Monitoring and administration.
     admin: Admin {
-        /// Ports for `/metrics`, `/healthz`, `/readyz` and the API. The first three ask for no login, and
-        /// there is no TLS: keep the ports private.
+        /// Ports for the status page, the API, `/metrics`, `/healthz` and `/readyz`. The last three ask for no
+        /// login, and there is no TLS: keep the ports private.
         listen: Vec<SocketAddr> = Fixed(r#"["127.0.0.1:9090"]"#),
         /// What opens the API (`/api/v1/`), 16 characters at least.
         token: Option<Secret> = Absent("the API is closed"),

@@ -1,4 +1,5 @@
-//! The log: `tracing` events on the standard error output, and the audit log beside it.
+//! The log: `tracing` events on the standard error output, the audit log beside it, and the last events in
+//! memory (`events.rs`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -15,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Audit, Log, LogFormat};
+use crate::events::{self, Events};
 
 /// The running log, to be changed.
 #[derive(Debug, Clone)]
@@ -22,6 +24,7 @@ pub(crate) struct Logging {
     filter: reload::Handle<Targets, Registry>,
     level: Arc<Mutex<String>>,
     audit: AuditFile,
+    events: Events,
 }
 
 /// Where the audit log goes: a file, or the standard error output.
@@ -86,16 +89,26 @@ impl Logging {
             filter: handle,
             level: Arc::new(Mutex::new(log.level.clone())),
             audit: file.clone(),
+            events: Events::default(),
         };
         let opened = Self::open_audit(audit).context("audit.file")?;
         logging.replace_audit(opened);
         let audit = tracing_subscriber::fmt::layer().with_writer(file).json();
         let audit = audit.flatten_event(true).with_current_span(false);
         let audit = audit.with_filter(filter_fn(|event| event.target() == audit::TARGET));
-        let layers = vec![output, audit.boxed()];
+        let events = logging
+            .events
+            .clone()
+            .with_filter(filter_fn(events::is_kept));
+        let layers = vec![output, audit.boxed(), events.boxed()];
         let started = tracing_subscriber::registry().with(layers).try_init();
         started.context("cannot start the log")?;
         Ok(logging)
+    }
+
+    /// The last events, whatever the level.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
     }
 
     /// What is logged now, as in `log.level`.

@@ -23,7 +23,7 @@ use crate::listen::{self, Bound, Listener};
 use crate::logging::Logging;
 use crate::service_manager::{self, Change};
 use crate::wiring::{self, NodeHandle};
-use crate::{metrics, ports_file, tls, web};
+use crate::{events, metrics, ports_file, status, tls, web};
 
 /// All addresses that the configuration asks for, taken before anything else happens.
 struct Sockets {
@@ -130,6 +130,8 @@ async fn start(
             ));
         }
     }
+    let reporter = status::reporter(readiness, log.events().clone());
+    node.shared().report_by(reporter);
     let api = Api::new(
         config,
         api::Parts {
@@ -237,13 +239,14 @@ async fn announce(
     storage: &dyn Storage,
 ) {
     for (key, address) in addresses {
-        tracing::info!(%address, "listening: {key}");
+        tracing::info!(target: events::GREETING, %address, "listening: {key}");
     }
     for domain in &config.server.domains {
         match storage.accounts(domain.as_str(), None, 1).await {
             Ok(accounts) if accounts.is_empty() => {
                 let program = std::env::args().next().unwrap_or_else(|| "rookery".into());
                 tracing::info!(
+                    target: events::GREETING,
                     "nobody has an account in {domain} yet; add the first with: \
                      {program} user add NAME@{domain}"
                 );

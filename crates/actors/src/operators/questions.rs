@@ -13,6 +13,7 @@ use rookery_proto::jid::Jid;
 use rookery_proto::stanza::Stanza;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Answering, Silence};
 use crate::inspect::{SessionInfo, SessionPage, SessionsOf};
@@ -20,6 +21,9 @@ use crate::node::NodeShared;
 
 /// How long a node may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for its status, which somebody looks at and asks for again and again.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sessions in one part of an answer: JIDs have 3 KB at most, nearly all far less than 200 bytes.
 const SESSIONS_A_PART: usize = 50;
@@ -42,6 +46,23 @@ pub(crate) enum Question {
         /// Only to accounts of this domain.
         domain: Option<String>,
     },
+    /// How the node is. Answered by a [`Report`].
+    Status,
+}
+
+impl Question {
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Status => STATUS_PATIENCE,
+            Self::Sessions(_) | Self::Kick { .. } | Self::Announce { .. } => PATIENCE,
+        }
+    }
+}
+
+/// How a node is, as its server tells; this crate does not look into it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Report {
+    report: Value,
 }
 
 /// How many there were.
@@ -137,6 +158,15 @@ pub(super) async fn answer(node: &Arc<NodeShared>, question: &str, mut answering
             };
             let _ = answering.send(said).await;
         }
+        Question::Status => {
+            let said = match node.report().await {
+                Some(report) => to_text(&Report { report }),
+                None => to_text(&Refusal {
+                    refused: "the server is still starting".into(),
+                }),
+            };
+            let _ = answering.send(said).await;
+        }
     }
 }
 
@@ -155,6 +185,8 @@ impl NodeShared {
         };
         let own = cluster.epoch();
         let nodes = cluster.directory.nodes().into_iter();
+        let patience = question.patience();
+        let is_asked_often = matches!(question, Question::Status);
         let question = to_text(question);
         let answers = nodes.filter(|node| node.epoch != own).map(|node| {
             let question = question.clone();
@@ -162,7 +194,7 @@ impl NodeShared {
                 let ask = async {
                     let mut answer = cluster.ask_operator(node.epoch, question)?;
                     let mut parts = Vec::new();
-                    while let Some(part) = answer.next(PATIENCE).await? {
+                    while let Some(part) = answer.next(patience).await? {
                         let part = serde_json::from_str(&part);
                         parts.push(part.map_err(|_| Silence::Misunderstood)?);
                     }
@@ -174,7 +206,10 @@ impl NodeShared {
                 match ask.await {
                     Ok(parts) => Ok((node, parts)),
                     Err(why) => {
-                        tracing::warn!(node = %node.name, %why, "an operator's question to another node");
+                        // Whoever looks at the nodes sees it, every two seconds.
+                        if !is_asked_often {
+                            tracing::warn!(node = %node.name, %why, "an operator's question to another node");
+                        }
                         Err(Silent { node, why })
                     }
                 }
@@ -234,6 +269,22 @@ impl NodeShared {
         }
     }
 
+    /// How all nodes are, each as its server tells ([`NodeShared::report_by`]); this one first.
+    pub async fn status_everywhere(&self) -> Everywhere<Vec<(String, Value)>> {
+        let (here, (there, silent)) =
+            futures_util::future::join(self.report(), self.ask_others::<Report>(&Question::Status))
+                .await;
+        let mut answer: Vec<_> = here
+            .map(|report| (self.name(), report))
+            .into_iter()
+            .collect();
+        for (node, reports) in there {
+            let reports = reports.into_iter();
+            answer.extend(reports.map(|one| (node.name.to_string(), one.report)));
+        }
+        Everywhere { answer, silent }
+    }
+
     /// Ends a session, or all of an account, on all nodes. Returns how many there were.
     pub async fn kick_everywhere(&self, who: &Jid) -> Everywhere<usize> {
         let question = Question::Kick { who: who.clone() };
@@ -279,17 +330,19 @@ mod tests {
             r#"{"ask":"sessions","of":null,"after":"ann@localhost/x","limit":10}"#,
             r#"{"ask":"kick","who":"ann@localhost/desk"}"#,
             r#"{"ask":"announce","message":"<message/>","domain":null}"#,
+            r#"{"ask":"status"}"#,
         ] {
             let question: Question = serde_json::from_str(text).unwrap();
             assert_eq!(to_text(&question), text);
         }
         assert!(serde_json::from_str::<Question>(r#"{"ask":"reboot"}"#).is_err());
-        // A refusal is no count and no page.
+        // A refusal is no count, no page and no report.
         let refusal = to_text(&Refusal {
             refused: "no".into(),
         });
         assert!(serde_json::from_str::<Count>(&refusal).is_err());
         assert!(serde_json::from_str::<SessionPage>(&refusal).is_err());
+        assert!(serde_json::from_str::<Report>(&refusal).is_err());
     }
 
     /// The longest JIDs that there are, in the form that JSON makes longest.

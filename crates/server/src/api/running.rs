@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::cluster_status;
 use crate::drain;
 use crate::logging::Logging;
+use crate::status::{NodeReport, NodeStatus};
 
 /// How long clients have to go on elsewhere, if nothing else is said.
 const DRAIN_TIME: Duration = Duration::from_mins(1);
@@ -32,6 +33,23 @@ impl Api {
         body["sessions_of_all_nodes"] = json!(all.answer.total);
         body["unanswered"] = json!(unanswered(&all.silent));
         Reply::ok(body)
+    }
+
+    /// How each node is, this one first.
+    pub(super) async fn show_status(&self) -> Result<Reply, Problem> {
+        let all = self.node().status_everywhere().await;
+        let mut silent = unanswered(&all.silent);
+        let mut nodes = Vec::new();
+        for (name, report) in all.answer {
+            match serde_json::from_value::<NodeStatus>(report) {
+                Ok(status) => nodes.push(NodeReport { name, status }),
+                Err(error) => silent.push(json!({
+                    "node": name,
+                    "reason": format!("said what this version does not understand: {error}"),
+                })),
+            }
+        }
+        Reply::ok(json!({ "nodes": nodes, "unanswered": silent }))
     }
 
     pub(super) fn drain(&self, asked: &Asked<'_>) -> Result<Reply, Problem> {
