@@ -49,6 +49,7 @@ impl Herds {
                 .arg(&exe)
                 .arg(WORD)
                 .args([from, to].map(|n| n.to_string()))
+                .arg(storm.within.as_millis().to_string())
                 .args([storm.tls, storm.plain, storm.resume].map(|b| b.to_string()))
                 .args(nodes.map(|node| node.to_string()))
                 .stdin(Stdio::piped())
@@ -95,6 +96,8 @@ impl Herds {
 struct Shared {
     manner: Manner,
     resume: bool,
+    /// How many milliseconds a client waits at most before it comes back.
+    within: u64,
     nodes: [SocketAddr; 3],
     tally: RefCell<Tally>,
     changed: Notify,
@@ -116,7 +119,7 @@ struct Tally {
 
 /// The life of such a process.
 pub(crate) async fn run(words: &[String]) {
-    let [from, to, tls, plain, resume, nodes @ ..] = words else {
+    let [from, to, within, tls, plain, resume, nodes @ ..] = words else {
         panic!("started by hand?")
     };
     let nodes: Vec<SocketAddr> = nodes.iter().map(|n| n.parse().expect("address")).collect();
@@ -129,6 +132,7 @@ pub(crate) async fn run(words: &[String]) {
             client_key: Arc::from(accounts::client_key()),
         },
         resume: resume == "true",
+        within: within.parse().expect("milliseconds"),
         nodes: nodes.try_into().expect("three nodes"),
         tally: RefCell::default(),
         changed: Notify::new(),
@@ -241,6 +245,7 @@ async fn come_back(
     random: &mut Random,
 ) -> (Light, usize) {
     let mut pause = PAUSES.0;
+    tokio::time::sleep(random.millis(0, shared.within.max(1))).await;
     for attempt in 1.. {
         let node = shared.nodes[1 + random.below(2)];
         match come(shared, node, name, from, resume.as_deref()).await {

@@ -30,7 +30,8 @@ use rookery_tests::http::metric;
 const USAGE: &str = "\
 usage: storm [--sessions NUMBER] [--processes NUMBER] [--contacts NUMBER] [--pairs NUMBER]
              [--rate MESSAGES_A_SECOND_OF_A_PAIR] [--calm SECONDS] [--patience SECONDS]
-             [--login scram|plain] [--tls yes|no] [--resume yes|no] [--set SECTION.KEY=VALUE]...";
+             [--within SECONDS] [--login scram|plain] [--tls yes|no] [--resume yes|no]
+             [--set SECTION.KEY=VALUE]...";
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ struct Storm {
     rate: f64,
     calm: Duration,
     patience: Duration,
+    /// Clients come back after a random part of this (RFC 6120 §3.3 has a minute).
+    within: Duration,
     plain: bool,
     tls: bool,
     resume: bool,
@@ -77,6 +80,7 @@ fn storm(mut words: impl Iterator<Item = String>) -> Result<Storm, String> {
         rate: 1.0,
         calm: Duration::from_secs(15),
         patience: Duration::from_mins(3),
+        within: Duration::ZERO,
         plain: false,
         tls: false,
         resume: false,
@@ -92,6 +96,7 @@ fn storm(mut words: impl Iterator<Item = String>) -> Result<Storm, String> {
             "--rate" => storm.rate = number(&option, &value)?,
             "--calm" => storm.calm = Duration::from_secs(number(&option, &value)?),
             "--patience" => storm.patience = Duration::from_secs(number(&option, &value)?),
+            "--within" => storm.within = Duration::from_secs(number(&option, &value)?),
             "--login" => storm.plain = value == "plain",
             "--tls" => storm.tls = value == "yes",
             "--resume" => storm.resume = value == "yes",
@@ -175,7 +180,7 @@ fn lower_priority(pid: u32) {
     assert!(status.success());
 }
 
-/// How messages fared second by second, from the last calm one on.
+/// How messages fared second by second.
 fn tell_timeline(latencies: &Latencies, killed: Instant, back: Instant) {
     println!("\nsecond by second after the kill, milliseconds");
     println!(
@@ -183,7 +188,7 @@ fn tell_timeline(latencies: &Latencies, killed: Instant, back: Instant) {
         "", "messages", "p50", "p99", "max"
     );
     let second = Duration::from_secs(1);
-    let (mut from, mut number) = (killed - second, -1);
+    let (mut from, mut number) = (killed, 0);
     while from < back + second {
         let summary = latencies.between(Some(from), Some(from + second));
         println!("{number:<8} {summary}");
