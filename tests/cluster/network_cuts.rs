@@ -144,7 +144,7 @@ async fn presence_that_changed_during_a_short_cut_is_right_afterwards() {
             bob = cluster.online(1, "bob/phone").await;
             let seen = bob.expect(available_from("alice@localhost/desk")).await;
             alice.expect(available_from("bob@localhost/phone")).await;
-            let seen = seen.child("show", CLIENT).map(|show| show.text());
+            let seen = seen.child("show", CLIENT).map(rookery_proto::Element::text);
             if seen.as_deref() == Some(show) {
                 break;
             }
