@@ -163,6 +163,24 @@ async fn a_wrong_token_is_said_in_words_and_forgotten() {
 }
 
 #[tokio::test]
+async fn a_node_that_drains_is_shown_so() {
+    let server = TestServer::with(&[&api::setting()]).await;
+    let mut browser = opened(&server).await;
+    enter(&mut browser, TOKEN).await;
+    browser.until(&says("The node takes clients.")).await;
+    let drained = server.cli(&["drain", "--timeout", "1s"]).await;
+    assert!(drained.status.success(), "{drained:?}");
+    let verdict = "The node does not take new clients.";
+    browser.until(&says(verdict)).await;
+    browser.until(&says("this server: draining")).await;
+    // In its row and among the events as well.
+    browser
+        .until(&format!("{}.startsWith('! draining')", cell(0, "State")))
+        .await;
+    browser.until(&says("drain by cli")).await;
+}
+
+#[tokio::test]
 async fn without_a_token_the_page_says_how_to_set_one() {
     let server = TestServer::start().await;
     let mut browser = opened(&server).await;

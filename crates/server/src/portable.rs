@@ -1,7 +1,7 @@
 //! `rookery export`, `rookery import` and `rookery user export`: accounts in the portable format of
 //! XEP-0227.
 //!
-//! What they do is in [`export`] and [`import`], which know neither the command line nor the terminal.
+//! What they do is in [`mod@export`] and [`mod@import`], which know neither the command line nor the terminal.
 
 pub(crate) mod export;
 pub(crate) mod import;

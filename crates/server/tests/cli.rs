@@ -323,7 +323,12 @@ fn a_server_says_how_to_begin_and_ends_cleanly() {
     let (status_code, body) = get(admin, "/readyz", "");
     assert_eq!(status_code, 200, "{body}");
     assert!(get(admin, "/metrics", "").1.contains("rookery_build_info"));
-    assert_eq!(get(admin, "/", "").0, 404);
+    assert!(
+        get(admin, "/", "")
+            .1
+            .contains("<title>Rookery status</title>")
+    );
+    assert_eq!(get(admin, "/nothing", "").0, 404);
 
     let health = [
         "health",
