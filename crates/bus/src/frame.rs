@@ -35,6 +35,10 @@ pub const VERSION: u8 = 3;
 /// The oldest format that this node speaks.
 pub const OLDEST_VERSION: u8 = 1;
 
+/// What a node is taken to speak of which nothing is known yet: a cluster holds two successive versions
+/// (design.md, "Bus").
+pub const ASSUMED_VERSION: u8 = VERSION - 1;
+
 /// A frame of more bytes is refused as [`TooLarge`](crate::Reason::TooLarge).
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 
