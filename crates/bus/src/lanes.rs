@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::frame::{self, ASSUMED_VERSION, BatchHead, MAX_FRAME_BYTES, OLDEST_VERSION, VERSION};
+use crate::frame::{self, BatchHead, MAX_FRAME_BYTES, OLDEST_VERSION, VERSION};
 use crate::inbox::{Heard, now_micros};
 use crate::pace::Pace;
 use crate::transport::{Appended, Transport};
@@ -142,7 +142,7 @@ impl Lanes {
     pub(crate) fn listener(lanes: &Arc<Self>) -> Heard {
         let lanes = Arc::clone(lanes);
         Box::new(move |from, version| {
-            if version > ASSUMED_VERSION {
+            if version > OLDEST_VERSION {
                 let lane = lanes.lane(from);
                 lane.version
                     .fetch_max(version.min(VERSION), Ordering::Relaxed);
@@ -354,7 +354,7 @@ impl Lane {
     fn new(to: Epoch) -> Self {
         Self {
             to,
-            version: AtomicU8::new(ASSUMED_VERSION),
+            version: AtomicU8::new(OLDEST_VERSION),
             state: Mutex::default(),
             work: Notify::new(),
             room: Notify::new(),
@@ -386,7 +386,7 @@ impl Lane {
         if known == VERSION {
             return known;
         }
-        let version = spoken(self.to).clamp(known, VERSION);
+        let version = spoken(self.to).clamp(known.max(OLDEST_VERSION), VERSION);
         self.version.store(version, Ordering::Relaxed);
         version
     }

@@ -43,7 +43,7 @@ use futures_util::future::BoxFuture;
 use rookery_proto::cluster::Epoch;
 use tokio::sync::mpsc;
 
-/// Tells which version of the frames a node speaks: [`frame::OLDEST_VERSION`] if it is not known.
+/// Tells which version of the frames a node speaks: [`frame::ASSUMED_VERSION`] if it is not known.
 pub type Spoken = Arc<dyn Fn(Epoch) -> u8 + Send + Sync>;
 
 /// Carries frames between nodes.

@@ -15,7 +15,7 @@ use rookery_proto::cluster::Epoch;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::frame::{OLDEST_VERSION, VERSION};
+use crate::frame::{ASSUMED_VERSION, VERSION};
 use crate::inbox::{Handled, Inbox, Position, frames_of};
 use crate::lanes::Lanes;
 use crate::transport::{Appended, Transport};
@@ -114,7 +114,7 @@ impl MemoryHub {
             let inboxes = shared.lock();
             inboxes
                 .get(&epoch)
-                .map_or(OLDEST_VERSION, |inbox| inbox.spoken)
+                .map_or(ASSUMED_VERSION, |inbox| inbox.spoken)
         })
     }
 

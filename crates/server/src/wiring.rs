@@ -13,7 +13,7 @@ use rookery_actors::settings::{self, Settings};
 use rookery_actors::transport::exporter::ExporterLog;
 use rookery_actors::transport::{BoxIo, WebSocketStream};
 use rookery_actors::{Node, NodeShared};
-use rookery_bus::{Bus, RedisBus, RedisBusConfig};
+use rookery_bus::{Bus, RedisBus, RedisBusConfig, frame};
 use rookery_directory::{Directory, NodeInfo, RedisAddress, RedisConfig, RedisDirectory};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::{BareJid, Jid};
@@ -159,7 +159,7 @@ async fn join_cluster(config: &Config) -> anyhow::Result<Option<Cluster>> {
     let address = RedisAddress::parse(url.as_str()).context("cluster.redis")?;
     let directory = RedisDirectory::start(RedisConfig {
         lease: config.cluster.lease,
-        frames: rookery_bus::frame::VERSION,
+        frames: frame::VERSION,
         ..RedisConfig::new(address.clone(), &config.cluster.node)
     })
     .await
@@ -167,7 +167,13 @@ async fn join_cluster(config: &Config) -> anyhow::Result<Option<Cluster>> {
     let directory = Arc::new(directory);
     let epoch = directory.this_node().epoch;
     let known = Arc::clone(&directory);
-    let spoken = Arc::new(move |epoch| known.frames(epoch));
+    let spoken = Arc::new(move |epoch| {
+        if known.nodes().iter().any(|node| node.epoch == epoch) {
+            known.frames(epoch)
+        } else {
+            frame::ASSUMED_VERSION
+        }
+    });
     let bus = RedisBus::start(epoch, RedisBusConfig::new(address, spoken))
         .await
         .context("cluster.redis")?;
