@@ -434,18 +434,7 @@ async fn redis_does_not_take_it(sent: usize, size: usize, slow: Option<Duration>
     for node in 0..2 {
         becomes_ready(cluster.node(node)).await;
     }
-    tokio::select! {
-        () = alice.hears_all() => {}
-        () = bob.reads_on(&cluster) => {}
-    }
-    let accepted = alice.accepted();
-    println!("{} of {} accepted", accepted.len(), alice.numbered);
-    bob.reads(&accepted, &cluster).await;
-    let archived = is_archived(&mut bob.client, &accepted, size).await;
-    let both = archived.intersection(&alice.refused).count();
-    assert_eq!(both, 0, "refused, and archived all the same");
-    bob.client.vanish();
-    alice.client.vanish();
+    nothing_is_lost(&cluster, alice, bob, size).await;
     before.is_not_far(&cluster, sent);
 }
 
@@ -482,6 +471,22 @@ async fn messages_that_were_stored_while_redis_hung_come_when_it_is_back() {
     alice.client.vanish();
 }
 
+/// The way is clear again: what was accepted comes and is archived, and what was refused is not.
+async fn nothing_is_lost(cluster: &TestCluster, mut alice: Flooder, mut bob: Reader, size: usize) {
+    tokio::select! {
+        () = alice.hears_all() => {}
+        () = bob.reads_on(cluster) => {}
+    }
+    let accepted = alice.accepted();
+    println!("{} of {} accepted", accepted.len(), alice.numbered);
+    bob.reads(&accepted, cluster).await;
+    let archived = is_archived(&mut bob.client, &accepted, size).await;
+    let both = archived.intersection(&alice.refused).count();
+    assert_eq!(both, 0, "refused, and archived all the same");
+    bob.client.vanish();
+    alice.client.vanish();
+}
+
 /// One node of two is stopped while the other one floods it.
 async fn a_node_is_stopped(sent: usize, size: usize, lease: &str, is_given_up: bool) {
     let cluster = TestCluster::planned(2, &plan(&[&format!("cluster.lease={lease}")])).await;
@@ -500,18 +505,7 @@ async fn a_node_is_stopped(sent: usize, size: usize, lease: &str, is_given_up: b
         .await;
     }
     cluster.node(1).signal("CONT");
-    tokio::select! {
-        () = alice.hears_all() => {}
-        () = bob.reads_on(&cluster) => {}
-    }
-    let accepted = alice.accepted();
-    println!("{} of {} accepted", accepted.len(), alice.numbered);
-    bob.reads(&accepted, &cluster).await;
-    let archived = is_archived(&mut bob.client, &accepted, size).await;
-    let both = archived.intersection(&alice.refused).count();
-    assert_eq!(both, 0, "refused, and archived all the same");
-    bob.client.vanish();
-    alice.client.vanish();
+    nothing_is_lost(&cluster, alice, bob, size).await;
     before.is_not_far(&cluster, sent);
 }
 
