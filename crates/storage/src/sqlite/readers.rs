@@ -27,7 +27,7 @@ impl Readers {
             let jobs = Arc::clone(&jobs);
             thread::Builder::new()
                 .name("rookery-read".to_owned())
-                .spawn(move || read(&connection, &jobs))?;
+                .spawn(move || read(connection, &jobs))?;
         }
         Ok(Self { queue, threads })
     }
@@ -60,11 +60,14 @@ impl Readers {
     }
 }
 
-fn read(connection: &Connection, jobs: &Jobs<Job>) {
-    loop {
+fn read(connection: Connection, jobs: &Jobs<Job>) {
+    let ended = loop {
         match jobs.next() {
-            Next::Job(job) => super::writer::unwind(|| job(connection)).unwrap_or_default(),
-            Next::Close(_ended) => return,
+            Next::Job(job) => super::writer::unwind(|| job(&connection)).unwrap_or_default(),
+            Next::Close(ended) => break ended,
         }
-    }
+    };
+    // Told once the file is closed: the writer's connection is to be the last one, as it folds the WAL.
+    drop(connection);
+    drop(ended);
 }
