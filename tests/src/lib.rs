@@ -8,6 +8,7 @@
 //! - [`Wire`] is a stream without a login, for what happens before one and for hostile input.
 //! - [`api::Api`] makes calls of the administration API and compares the answers with their description.
 //! - [`Browser`] is a headless Chromium, for the status page.
+//! - [`light::Light`] is a client of the measuring examples: it costs next to nothing.
 //! - [`Pattern`] describes an expected stanza; [`stanza`] builds the ones to send.
 //!
 //! The client side of SASL, TLS and framing is written anew here instead of being shared with the
@@ -22,7 +23,9 @@ pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod figures;
 pub mod http;
+pub mod light;
 pub mod netns;
 pub mod pattern;
 pub mod place;

@@ -134,6 +134,13 @@ impl Scram {
     }
 }
 
+/// The key that a client of SCRAM-SHA-1 proves to have, derived from its password.
+pub fn client_key(password: &str, server_first: &str) -> Vec<u8> {
+    let scram = Scram::new(Hash::Sha1, "", password);
+    let salted = scram.salt_password(&Challenge::parse(server_first));
+    scram.hmac(&salted, b"Client Key")
+}
+
 /// server-first-message: `r=nonce,s=salt,i=iterations`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {

@@ -530,8 +530,8 @@ fn tag_end(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Length of the element that the bytes start with.
-fn element_end(bytes: &[u8]) -> Option<usize> {
+/// Length of the element that the bytes start with; none if it has not come as a whole.
+pub fn element_end(bytes: &[u8]) -> Option<usize> {
     let mut depth = 0;
     let mut at = 0;
     loop {

@@ -9,16 +9,16 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rookery_tests::chaos::random::Random;
+use rookery_tests::figures::percentile;
+use rookery_tests::light::{Light, Manner, Proof, Tls};
 use rookery_tests::tls;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::light::{Light, Manner};
 use crate::{Storm, accounts};
 
 /// The first word on the command line of such a process.
@@ -124,13 +124,18 @@ pub(crate) async fn run(words: &[String]) {
     };
     let nodes: Vec<SocketAddr> = nodes.iter().map(|n| n.parse().expect("address")).collect();
     let (from, to): (usize, usize) = (from.parse().expect("number"), to.parse().expect("number"));
-    let tls = (tls == "true").then(|| tls::client_config(&[&rustls::version::TLS13], &[]));
+    let tls = if tls == "true" {
+        Tls::StartTls(tls::client_config(&[&rustls::version::TLS13], &[]))
+    } else {
+        Tls::Never
+    };
+    let proof = if plain == "true" {
+        Proof::Plain(accounts::PASSWORD.into())
+    } else {
+        Proof::Key(accounts::client_key().into())
+    };
     let shared = Rc::new(Shared {
-        manner: Manner {
-            tls,
-            plain: plain == "true",
-            client_key: Arc::from(accounts::client_key()),
-        },
+        manner: Manner { tls, proof },
         resume: resume == "true",
         within: within.parse().expect("milliseconds"),
         nodes: nodes.try_into().expect("three nodes"),
@@ -168,7 +173,7 @@ impl Tally {
     fn report(&self, all: usize) -> String {
         let mut times = self.times.clone();
         times.sort_by(f64::total_cmp);
-        let at = |part: f64| crate::pairs::percentile(&times, part);
+        let at = |part: f64| percentile(&times, part);
         let mut lines = vec![format!(
             "{} of {all} came back; each took p50 {:.2} s, p99 {:.2} s, at most {:.2} s and {} attempts; \
              {} lost their connection again",
@@ -230,7 +235,7 @@ async fn come(
     from: Ipv4Addr,
     resume: Option<&str>,
 ) -> Result<Light, String> {
-    let mut light = Light::connect(node, name, from, &shared.manner, resume).await?;
+    let mut light = Light::managed(node, name, from, &shared.manner, resume).await?;
     let available = light.become_available().await;
     available.map_err(|reason| format!("presence: {reason}"))?;
     Ok(light)

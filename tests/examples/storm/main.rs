@@ -14,7 +14,6 @@
 
 mod accounts;
 mod herd;
-mod light;
 mod pairs;
 
 use std::cell::RefCell;

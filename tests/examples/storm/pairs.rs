@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use rookery_tests::chaos::random::Random;
 use rookery_tests::eventually;
+use rookery_tests::figures::percentile;
+use rookery_tests::light::{Light, Manner, Proof, Tls};
 use tokio::task::JoinHandle;
 
-use crate::light::{Light, Manner};
 use crate::{Storm, accounts};
 
 /// When messages were sent, and how many seconds they took.
@@ -58,21 +59,6 @@ impl fmt::Display for Summary {
     }
 }
 
-/// The value that this part of the sorted values does not exceed.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an index into far fewer values than a float counts exactly"
-)]
-pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
-    let at = (sorted.len() as f64 * part).ceil() as usize;
-    sorted
-        .get(at.clamp(1, sorted.len().max(1)) - 1)
-        .copied()
-        .unwrap_or(f64::NAN)
-}
-
 /// The pairs' tasks.
 pub(crate) struct Pairs {
     senders: Vec<JoinHandle<Result<(), String>>>,
@@ -96,9 +82,8 @@ impl Pairs {
         latencies: Rc<RefCell<Latencies>>,
     ) -> Self {
         let manner = Manner {
-            tls: None,
-            plain: false,
-            client_key: Arc::from(accounts::client_key()),
+            tls: Tls::Never,
+            proof: Proof::Key(Arc::from(accounts::client_key())),
         };
         let counts = Rc::new(RefCell::new(Counts::default()));
         let epoch = Instant::now();
@@ -151,7 +136,7 @@ impl Pairs {
 
 async fn come(name: &str, node: SocketAddr, manner: &Manner) -> Light {
     let from = Ipv4Addr::LOCALHOST;
-    let light = Light::connect(node, name, from, manner, None).await;
+    let light = Light::managed(node, name, from, manner, None).await;
     let mut light = light.unwrap_or_else(|reason| panic!("{name} cannot start: {reason}"));
     let available = light.become_available().await;
     available.unwrap_or_else(|reason| panic!("{name} cannot start: {reason}"));

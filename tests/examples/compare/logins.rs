@@ -1,0 +1,115 @@
+//! Logins: from the connection to the bound resource.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rookery_tests::light::{Light, Manner, Proof, Reason};
+
+use crate::crew::{AT_ONCE, Crew, THREADS, log_in, several};
+use crate::usage::{Meter, add_latencies};
+use crate::{Load, PASSWORD, Report};
+
+/// What one of the logins took and when it was done.
+type Login = Result<(Duration, Instant), Reason>;
+
+pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
+    // Clients keep the key that they have derived from their password.
+    let keys = crew.work(crew.deal(0..load.accounts), async |numbers| {
+        let learn = |number| {
+            let load = load.clone();
+            async move { (number, learn_key(&load, number).await) }
+        };
+        several(numbers, AT_ONCE / THREADS, learn).await
+    });
+    let mut cipher = None;
+    let keys: Vec<Vec<(usize, Arc<[u8]>)>> = keys
+        .into_iter()
+        .map(|hand| {
+            hand.into_iter()
+                .map(|(number, (key, with))| {
+                    cipher = with;
+                    (number, key)
+                })
+                .collect()
+        })
+        .collect();
+
+    let meter = Meter::start(load.process);
+    let logins = crew.work(keys, async |keys| logins(load, keys).await);
+    let logins: Vec<Login> = logins.into_iter().flatten().collect();
+    let (mut latencies, mut faults, mut end) = (Vec::new(), Vec::new(), meter.start);
+    for login in logins {
+        match login {
+            Ok((latency, at)) => {
+                latencies.push(latency);
+                end = end.max(at);
+            }
+            Err(reason) => faults.push(reason),
+        }
+    }
+    let mut figures = meter.figures(latencies.len(), end);
+    add_latencies(&mut figures, latencies);
+    figures["cipher"] = cipher.into();
+    Report { figures, faults }
+}
+
+async fn learn_key(load: &Load, number: usize) -> (Arc<[u8]>, Option<String>) {
+    let manner = Manner {
+        tls: load.tls.clone(),
+        proof: Proof::Password(PASSWORD.into()),
+    };
+    let learning = async {
+        let mut light = log_in(load, number, &manner).await?;
+        light.bind("first").await?;
+        let known = (light.client_key.clone().expect("SCRAM"), light.cipher());
+        close(light).await;
+        Ok::<_, Reason>(known)
+    };
+    let known = learning.await;
+    known.unwrap_or_else(|reason| panic!("account {number} cannot log in: {reason}"))
+}
+
+/// A thread's part of them, over its accounts in turn.
+async fn logins(load: &Load, keys: Vec<(usize, Arc<[u8]>)>) -> Vec<Login> {
+    let keys: Arc<[(usize, Arc<[u8]>)]> = keys.into();
+    let next = Rc::new(Cell::new(0));
+    let count = load.count / THREADS;
+    let one_after_the_other = |_| {
+        let (load, keys, next) = (load.clone(), Arc::clone(&keys), Rc::clone(&next));
+        async move {
+            let mut done = Vec::new();
+            while next.get() < count {
+                let turn = next.replace(next.get() + 1);
+                let (number, key) = &keys[turn % keys.len()];
+                done.push(login(&load, *number, Arc::clone(key), turn).await);
+            }
+            done
+        }
+    };
+    let clients = (0..AT_ONCE / THREADS).collect();
+    let done = several(clients, AT_ONCE / THREADS, one_after_the_other).await;
+    done.into_iter().flatten().collect()
+}
+
+async fn login(load: &Load, number: usize, key: Arc<[u8]>, turn: usize) -> Login {
+    let manner = Manner {
+        tls: load.tls.clone(),
+        proof: Proof::Key(key),
+    };
+    let start = Instant::now();
+    let mut light = log_in(load, number, &manner).await?;
+    light.bind(&format!("turn{turn}")).await?;
+    let end = Instant::now();
+    // The next login does not wait for the end of this stream.
+    tokio::task::spawn_local(close(light));
+    Ok((end - start, end))
+}
+
+/// Ends the stream and waits for the server to do so, too.
+async fn close(mut light: Light) {
+    if light.send("</stream:stream>").await.is_ok() {
+        while light.read().await.is_ok() {}
+    }
+}
