@@ -5,6 +5,7 @@ mod administration_commands;
 mod audit;
 mod backups;
 mod command_line;
+mod comparison;
 mod documentation;
 mod limits;
 mod operations;

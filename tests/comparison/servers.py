@@ -206,9 +206,10 @@ class Server:
 class Rookery(Server):
     title = "Rookery"
 
-    def __init__(self, directory, certificate, binary):
+    def __init__(self, directory, certificate, binary, settings):
         super().__init__(directory, certificate)
         self.binary = binary
+        self.settings = settings
 
     def version(self):
         return subprocess.check_output([self.binary, "--version"], text=True).split()[-1]
@@ -236,7 +237,8 @@ class Rookery(Server):
             "audit.file": self.directory / "audit",
             "log.level": "warn",
         }
-        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        settings = [f"{key}={value}" for key, value in settings.items()] + self.settings
+        words = [word for setting in settings for word in ("--set", setting)]
         return [self.binary, "serve", *words]
 
     def is_up(self):
@@ -295,11 +297,12 @@ class Ejabberd(Server):
             **self.certificate,
         )
         (self.directory / "ejabberd.yml").write_text(text)
-        # It does not make the tables of an SQLite database by itself.
+        # It does not make the tables of an SQLite database by itself. The write-ahead log stays switched on.
         archive = self.directory / "archive.sqlite"
         if not archive.exists():
             tables = self.file(r"/sql/lite\.sql$").read_text()
             connection = sqlite3.connect(archive)
+            connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(tables)
             connection.close()
 

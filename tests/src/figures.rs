@@ -1,4 +1,4 @@
-//! Figures of measurements: percentiles, and what processes use.
+//! Figures of measurements: percentiles, what processes use, and whether all has come once and in order.
 
 use std::collections::HashMap;
 use std::fs;
@@ -81,4 +81,89 @@ fn stat(process: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (_, fields) = text.rsplit_once(") ")?;
     Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// What became of things that are numbered from 0 in the order in which they should arrive.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    seen: Vec<bool>,
+    /// The number that should come next.
+    next: usize,
+    /// How many have arrived, each counted once.
+    pub received: usize,
+    /// How many have arrived again.
+    pub doubled: usize,
+    /// How many came before one with a lower number, or after one with a higher one.
+    pub out_of_order: usize,
+}
+
+impl Arrivals {
+    /// Counts one; whether it is new.
+    pub fn count(&mut self, number: usize) -> bool {
+        if self.seen.len() <= number {
+            self.seen.resize(number + 1, false);
+        }
+        if std::mem::replace(&mut self.seen[number], true) {
+            self.doubled += 1;
+            return false;
+        }
+        if number != self.next {
+            self.out_of_order += 1;
+        }
+        self.next = self.next.max(number + 1);
+        self.received += 1;
+        true
+    }
+
+    /// Adds what another one has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.doubled += other.doubled;
+        self.out_of_order += other.out_of_order;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(numbers: &[usize]) -> [usize; 3] {
+        let mut arrivals = Arrivals::default();
+        for &number in numbers {
+            arrivals.count(number);
+        }
+        [arrivals.received, arrivals.doubled, arrivals.out_of_order]
+    }
+
+    #[test]
+    fn what_is_lost_doubled_or_out_of_order_is_noticed() {
+        assert_eq!(count(&[0, 1, 2, 3]), [4, 0, 0]);
+        assert_eq!(count(&[0, 1, 3]), [3, 0, 1]);
+        assert_eq!(count(&[0, 1, 1, 2]), [3, 1, 0]);
+        assert_eq!(count(&[0, 2, 1, 3]), [4, 0, 2]);
+        assert_eq!(count(&[0, 1, 2, 0]), [3, 1, 0]);
+    }
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let sorted = [1.0, 2.0, 3.0, 4.0];
+        let at = [0.0, 0.5, 0.51, 0.99].map(|part| percentile(&sorted, part).to_bits());
+        assert_eq!(at, [1.0, 2.0, 3.0, 4.0].map(f64::to_bits));
+        assert!(percentile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn a_process_has_children_time_and_memory() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep is part of every Linux");
+        let family = family(std::process::id());
+        let memory = memory_kib(&[child.id()]);
+        child.kill().expect("it runs");
+        child.wait().expect("it is our child");
+        assert!(family.contains(&child.id()), "{family:?}");
+        assert!(memory > 0.0);
+        assert!(cpu_seconds(&[std::process::id()]) >= 0.0);
+    }
 }

@@ -24,10 +24,11 @@ async fn befriend(load: &Load) -> Result<(), Reason> {
         let own = format!("{}@{DOMAIN}", name(number));
         let wait = publisher.wait_for(|stanza| is_presence(stanza, "subscribe", &own));
         wait.await.map_err(|r| format!("{own}'s request: {r}"))?;
-        let subscribed = format!("<presence type='subscribed' to='{own}'/>");
-        publisher.send(&subscribed).await?;
+        let yes = format!("<presence type='subscribed' to='{own}'/>");
+        publisher.send(&yes).await?;
         let wait = subscriber.wait_for(|stanza| is_presence(stanza, "subscribed", &contact));
-        wait.await.map_err(|r| format!("the answer to {own}: {r}"))?;
+        wait.await
+            .map_err(|r| format!("the answer to {own}: {r}"))?;
         subscriber.send("</stream:stream>").await?;
     }
     Ok(())

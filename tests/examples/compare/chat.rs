@@ -5,6 +5,7 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use rookery_tests::figures::Arrivals;
 use rookery_tests::light::{Light, Reason};
 
 use crate::crew::{Crew, name, several};
@@ -20,9 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Tally {
     sent: usize,
+    arrivals: Arrivals,
     latencies: Vec<Duration>,
-    doubled: usize,
-    out_of_order: usize,
     /// Came back as errors, or did not have the body that was sent.
     refused: usize,
     broken: Vec<Reason>,
@@ -35,9 +35,6 @@ struct Lane {
     run: String,
     /// When each message was sent.
     sent: Vec<Instant>,
-    seen: Vec<bool>,
-    /// The number that should come next.
-    next: usize,
     tally: Tally,
 }
 
@@ -45,7 +42,12 @@ pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
     let pairs = crew.deal(0..load.count);
     let ends = pairs
         .iter()
-        .map(|pairs| pairs.iter().flat_map(|pair| [2 * pair, 2 * pair + 1]).collect())
+        .map(|pairs| {
+            pairs
+                .iter()
+                .flat_map(|pair| [2 * pair, 2 * pair + 1])
+                .collect()
+        })
         .collect();
     let clients = crew.bring_up(load, ends);
     let hands = std::iter::zip(pairs, clients).map(|(pairs, clients)| {
@@ -73,21 +75,20 @@ fn report(meter: &Meter, tallies: impl Iterator<Item = Tally>) -> Report {
     let mut all = Tally::default();
     for tally in tallies {
         all.sent += tally.sent;
+        all.arrivals.add(&tally.arrivals);
         all.latencies.extend(tally.latencies);
-        all.doubled += tally.doubled;
-        all.out_of_order += tally.out_of_order;
         all.refused += tally.refused;
         all.broken.extend(tally.broken);
         all.last = all.last.max(tally.last);
     }
-    let received = all.latencies.len();
+    let received = all.arrivals.received;
     let end = all.last.unwrap_or_else(Instant::now);
     let mut figures = meter.figures(received, end);
     add_latencies(&mut figures, all.latencies);
     let counts = [
         ("lost", all.sent - received),
-        ("doubled", all.doubled),
-        ("out of order", all.out_of_order),
+        ("doubled", all.arrivals.doubled),
+        ("out of order", all.arrivals.out_of_order),
         ("refused or changed", all.refused),
     ];
     let mut faults = all.broken;
@@ -109,8 +110,6 @@ async fn talk(pair: usize, mut from: Light, mut to: Light, window: usize, stop: 
     let mut lane = Lane {
         run: format!("{id}-{pair}"),
         sent: Vec::new(),
-        seen: Vec::new(),
-        next: 0,
         tally: Tally::default(),
     };
     let address = format!("{}@{DOMAIN}", name(2 * pair + 1));
@@ -135,7 +134,7 @@ impl Lane {
         loop {
             let now = Instant::now();
             out.clear();
-            while now < stop && self.sent.len() - self.tally.latencies.len() < window {
+            while now < stop && self.sent.len() - self.tally.arrivals.received < window {
                 let body = self.body(self.sent.len());
                 out.push_str("<message type='chat' to='");
                 out.push_str(address);
@@ -143,13 +142,12 @@ impl Lane {
                 out.push_str(&body);
                 out.push_str("</body></message>");
                 self.sent.push(now);
-                self.seen.push(false);
             }
             self.tally.sent = self.sent.len();
             if !out.is_empty() {
                 from.send(&out).await?;
             }
-            if now >= stop && self.tally.latencies.len() == self.sent.len() {
+            if now >= stop && self.tally.arrivals.received == self.sent.len() {
                 return Ok(());
             }
             tokio::select! {
@@ -163,7 +161,7 @@ impl Lane {
                     from.take(|stanza| self.tally.refused += usize::from(stanza.starts_with(b"<message")));
                 }
                 () = &mut patience => {
-                    let received = self.tally.latencies.len();
+                    let received = self.tally.arrivals.received;
                     if received == before {
                         return Err(format!("nothing has come for {} s", PATIENCE.as_secs()));
                     }
@@ -191,7 +189,9 @@ impl Lane {
             self.tally.refused += 1;
             return;
         };
-        let rest = body.strip_prefix(&self.run).and_then(|rest| rest.strip_prefix('.'));
+        let rest = body
+            .strip_prefix(&self.run)
+            .and_then(|rest| rest.strip_prefix('.'));
         let Some(rest) = rest else {
             // What an earlier run has left behind.
             return;
@@ -202,15 +202,9 @@ impl Lane {
             self.tally.refused += 1;
             return;
         };
-        if std::mem::replace(&mut self.seen[number], true) {
-            self.tally.doubled += 1;
-            return;
+        if self.tally.arrivals.count(number) {
+            self.tally.latencies.push(now - self.sent[number]);
+            self.tally.last = Some(now);
         }
-        if number != self.next {
-            self.tally.out_of_order += 1;
-        }
-        self.next = self.next.max(number + 1);
-        self.tally.latencies.push(now - self.sent[number]);
-        self.tally.last = Some(now);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use rookery_tests::light::{Light, Manner, Proof, Reason};
 use tokio::runtime::{Builder, Runtime};
@@ -48,7 +49,7 @@ impl Crew {
                     scope.spawn(move || LocalSet::new().block_on(runtime, work(hand)))
                 })
                 .collect();
-            let done = threads.into_iter().map(|thread| thread.join());
+            let done = threads.into_iter().map(ScopedJoinHandle::join);
             done.map(|done| done.expect("no panic")).collect()
         })
     }
@@ -106,7 +107,13 @@ pub(crate) async fn online(load: &Load, number: usize) -> Light {
     let coming = async {
         let mut light = log_in(load, number, &manner).await?;
         light.bind("load").await?;
-        light.send("<presence/>").await?;
+        // As clients do: only who has asked for the roster is told of changes (RFC 6121 §2.2).
+        light
+            .send(
+                "<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>\
+                 <presence/>",
+            )
+            .await?;
         ping(&mut light).await?;
         Ok::<_, Reason>(light)
     };
@@ -131,7 +138,9 @@ pub(crate) async fn ping(light: &mut Light) -> Result<(), Reason> {
 pub(crate) fn is_iq(stanza: &str, id: &str) -> bool {
     let tag = stanza.split('>').next().unwrap_or_default();
     tag.starts_with("<iq")
-        && ['\'', '"'].iter().any(|quote| tag.contains(&format!(" id={quote}{id}{quote}")))
+        && ['\'', '"']
+            .iter()
+            .any(|quote| tag.contains(&format!(" id={quote}{id}{quote}")))
 }
 
 pub(crate) fn name(number: usize) -> String {

@@ -12,7 +12,7 @@ pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
     drop(crew.bring_up(load, crew.deal(0..2)));
     let before = memory_kib(&server);
     let clients = crew.bring_up(load, crew.deal(0..load.accounts));
-    crew.alone(tokio::time::sleep(load.time));
+    crew.alone(async { tokio::time::sleep(load.time).await });
     let held = memory_kib(&server) - before;
     // Those whose stream has ended meanwhile were no idle sessions.
     let answered = crew.work(clients, async |mut clients| {

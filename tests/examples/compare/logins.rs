@@ -24,20 +24,23 @@ pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
         several(numbers, AT_ONCE / THREADS, learn).await
     });
     let mut cipher = None;
-    let keys: Vec<Vec<(usize, Arc<[u8]>)>> = keys
-        .into_iter()
-        .map(|hand| {
-            hand.into_iter()
-                .map(|(number, (key, with))| {
-                    cipher = with;
-                    (number, key)
-                })
-                .collect()
-        })
-        .collect();
+    let mut proofs = Vec::new();
+    for hand in keys {
+        let mut with_proofs = Vec::new();
+        for (number, (key, with)) in hand {
+            cipher = with;
+            let proof = if load.plain {
+                Proof::Plain(PASSWORD.into())
+            } else {
+                Proof::Key(key)
+            };
+            with_proofs.push((number, proof));
+        }
+        proofs.push(with_proofs);
+    }
 
     let meter = Meter::start(load.process);
-    let logins = crew.work(keys, async |keys| logins(load, keys).await);
+    let logins = crew.work(proofs, async |proofs| logins(load, proofs).await);
     let logins: Vec<Login> = logins.into_iter().flatten().collect();
     let (mut latencies, mut faults, mut end) = (Vec::new(), Vec::new(), meter.start);
     for login in logins {
@@ -72,18 +75,18 @@ async fn learn_key(load: &Load, number: usize) -> (Arc<[u8]>, Option<String>) {
 }
 
 /// A thread's part of them, over its accounts in turn.
-async fn logins(load: &Load, keys: Vec<(usize, Arc<[u8]>)>) -> Vec<Login> {
-    let keys: Arc<[(usize, Arc<[u8]>)]> = keys.into();
+async fn logins(load: &Load, proofs: Vec<(usize, Proof)>) -> Vec<Login> {
+    let proofs: Rc<[(usize, Proof)]> = proofs.into();
     let next = Rc::new(Cell::new(0));
     let count = load.count / THREADS;
     let one_after_the_other = |_| {
-        let (load, keys, next) = (load.clone(), Arc::clone(&keys), Rc::clone(&next));
+        let (load, proofs, next) = (load.clone(), Rc::clone(&proofs), Rc::clone(&next));
         async move {
             let mut done = Vec::new();
             while next.get() < count {
                 let turn = next.replace(next.get() + 1);
-                let (number, key) = &keys[turn % keys.len()];
-                done.push(login(&load, *number, Arc::clone(key), turn).await);
+                let (number, proof) = &proofs[turn % proofs.len()];
+                done.push(login(&load, *number, proof.clone(), turn).await);
             }
             done
         }
@@ -93,10 +96,10 @@ async fn logins(load: &Load, keys: Vec<(usize, Arc<[u8]>)>) -> Vec<Login> {
     done.into_iter().flatten().collect()
 }
 
-async fn login(load: &Load, number: usize, key: Arc<[u8]>, turn: usize) -> Login {
+async fn login(load: &Load, number: usize, proof: Proof, turn: usize) -> Login {
     let manner = Manner {
         tls: load.tls.clone(),
-        proof: Proof::Key(key),
+        proof,
     };
     let start = Instant::now();
     let mut light = log_in(load, number, &manner).await?;

@@ -27,8 +27,8 @@ use crew::Crew;
 
 const USAGE: &str = "\
 usage: compare register|befriend|logins|chat|presence|idle --address ADDRESS [--tls yes|no]
-               [--process NUMBER] [--accounts NUMBER] [--count NUMBER] [--window NUMBER]
-               [--seconds SECONDS]";
+               [--login scram|plain] [--process NUMBER] [--accounts NUMBER] [--count NUMBER]
+               [--window NUMBER] [--seconds SECONDS]";
 
 /// The domain of the accounts.
 const DOMAIN: &str = "localhost";
@@ -40,6 +40,8 @@ const PASSWORD: &str = "secret of all";
 struct Load {
     address: SocketAddr,
     tls: Tls,
+    /// Logins by PLAIN instead of SCRAM-SHA-1.
+    plain: bool,
     /// The server's process, whose children count as well.
     process: Option<u32>,
     /// Accounts that take part: `user0`, `user1`…
@@ -93,7 +95,7 @@ struct Report {
 }
 
 fn load(mut words: impl Iterator<Item = String>) -> Result<Load, String> {
-    let (mut address, mut process, mut tls) = (None, None, true);
+    let (mut address, mut process, mut tls, mut plain) = (None, None, true, false);
     let (mut accounts, mut count, mut window) = (200, 1000, 50);
     let mut time = Duration::from_secs(5);
     while let Some(option) = words.next() {
@@ -101,6 +103,7 @@ fn load(mut words: impl Iterator<Item = String>) -> Result<Load, String> {
         match option.as_str() {
             "--address" => address = Some(number(&option, &value)?),
             "--tls" => tls = value == "yes",
+            "--login" => plain = value == "plain",
             "--process" => process = Some(number(&option, &value)?),
             "--accounts" => accounts = number(&option, &value)?,
             "--count" => count = number(&option, &value)?,
@@ -123,6 +126,7 @@ fn load(mut words: impl Iterator<Item = String>) -> Result<Load, String> {
     Ok(Load {
         address: address.ok_or("--address is missing")?,
         tls,
+        plain,
         process,
         accounts,
         count,

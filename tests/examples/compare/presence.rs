@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rookery_tests::figures::Arrivals;
 use rookery_tests::light::{Light, Reason};
 use tokio::sync::Notify;
 
@@ -35,9 +36,7 @@ struct Updates {
 /// What one subscriber has seen, or several.
 #[derive(Default)]
 struct Tally {
-    received: usize,
-    doubled: usize,
-    out_of_order: usize,
+    arrivals: Arrivals,
     broken: Vec<Reason>,
     last: Option<Instant>,
 }
@@ -67,8 +66,8 @@ pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
         let subscribing = several(subscribers, all, |light| {
             subscribe(light, Arc::clone(&updates))
         });
-        let (published, mut tallies) = tokio::join!(publishing, subscribing);
-        tallies.extend(published.err().map(|reason| Tally {
+        let (outcome, mut tallies) = tokio::join!(publishing, subscribing);
+        tallies.extend(outcome.err().map(|reason| Tally {
             broken: vec![format!("the publisher: {reason}")],
             ..Tally::default()
         }));
@@ -77,27 +76,25 @@ pub(crate) fn run(load: &Load, crew: &Crew) -> Report {
 
     let mut all = Tally::default();
     for tally in tallies.into_iter().flatten() {
-        all.received += tally.received;
-        all.doubled += tally.doubled;
-        all.out_of_order += tally.out_of_order;
+        all.arrivals.add(&tally.arrivals);
         all.broken.extend(tally.broken);
         all.last = all.last.max(tally.last);
     }
     let end = all.last.unwrap_or_else(Instant::now);
-    let mut figures = meter.figures(all.received, end);
+    let mut figures = meter.figures(all.arrivals.received, end);
     let expected = updates.sent.load(Ordering::Acquire) * updates.subscribers;
     let mut faults = all.broken;
     for (what, count) in [
-        ("lost", expected.saturating_sub(all.received)),
-        ("doubled", all.doubled),
-        ("out of order", all.out_of_order),
+        ("lost", expected.saturating_sub(all.arrivals.received)),
+        ("doubled", all.arrivals.doubled),
+        ("out of order", all.arrivals.out_of_order),
     ] {
         figures[what] = count.into();
         if count > 0 {
             faults.push(format!("{count} of {expected} deliveries {what}"));
         }
     }
-    if all.received == 0 {
+    if all.arrivals.received == 0 {
         faults.push("no update arrived".to_owned());
     }
     Report { figures, faults }
@@ -107,7 +104,7 @@ async fn publish(publisher: Option<Light>, updates: &Updates) -> Result<(), Reas
     let Some(mut publisher) = publisher else {
         return Ok(());
     };
-    let published = async {
+    let updating = async {
         let mut sent = 0;
         while Instant::now() < updates.stop {
             // Registered before it is looked, so that no change is missed.
@@ -133,9 +130,9 @@ async fn publish(publisher: Option<Light>, updates: &Updates) -> Result<(), Reas
         }
         Ok(())
     };
-    let published: Result<(), Reason> = published.await;
+    let outcome: Result<(), Reason> = updating.await;
     updates.is_over.store(true, Ordering::Release);
-    published?;
+    outcome?;
     // The connection stays until all have arrived.
     let all = async {
         loop {
@@ -154,11 +151,15 @@ async fn subscribe(mut light: Light, updates: Arc<Updates>) -> Tally {
     let mut tally = Tally::default();
     loop {
         let is_over = updates.is_over.load(Ordering::Acquire);
-        if is_over && tally.received == updates.sent.load(Ordering::Acquire) {
+        if is_over && tally.arrivals.received == updates.sent.load(Ordering::Acquire) {
             return tally;
         }
         // At the end it may already have the last update when it learns that it was the last.
-        let patience = if is_over { PATIENCE } else { Duration::from_millis(200) };
+        let patience = if is_over {
+            PATIENCE
+        } else {
+            Duration::from_millis(200)
+        };
         match tokio::time::timeout(patience, light.read()).await {
             Ok(Ok(())) => light.take(|stanza| tally.receive(stanza, &updates)),
             Ok(Err(reason)) => {
@@ -185,14 +186,9 @@ impl Tally {
         let Some(number) = number else {
             return;
         };
-        if number < self.received {
-            self.doubled += 1;
+        if !self.arrivals.count(number) {
             return;
         }
-        if number > self.received {
-            self.out_of_order += 1;
-        }
-        self.received += 1;
         self.last = Some(Instant::now());
         let place = &updates.got[number % updates.window];
         if place.fetch_add(1, Ordering::AcqRel) + 1 == updates.subscribers {
