@@ -106,7 +106,8 @@ async fn publish(publisher: Option<Light>, updates: &Updates) -> Result<(), Reas
     };
     let updating = async {
         let mut sent = 0;
-        while Instant::now() < updates.stop {
+        // The first one is sent in any case: on a busy machine the time may be over before.
+        while sent == 0 || Instant::now() < updates.stop {
             // Registered before it is looked, so that no change is missed.
             let changed = updates.changed.notified();
             if sent - updates.done.load(Ordering::Acquire) < updates.window {
