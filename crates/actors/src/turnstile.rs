@@ -228,7 +228,7 @@ impl Pace {
     /// A period has passed in which newcomers waited.
     fn judge(&mut self, worst: Mood) {
         let change = match worst {
-            Mood::Silent => 2.0,
+            Mood::Silent => 8.0,
             Mood::Well => 1.03,
             Mood::Disturbed => 0.8,
         };
@@ -283,7 +283,7 @@ mod tests {
         for (mood, first, last) in [
             (Mood::Disturbed, 160.0, LEAST),
             (Mood::Well, 206.0, MOST),
-            (Mood::Silent, 400.0, MOST),
+            (Mood::Silent, 1600.0, MOST),
         ] {
             let mut pace = Pace::new(Instant::now());
             pace.judge(mood);
