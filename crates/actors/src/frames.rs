@@ -13,6 +13,7 @@ use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
 use crate::shard::{Broadcast, Parcel, Shard, ShardJob, Work};
+use crate::trace::{self, Stage};
 
 pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     match inbound {
@@ -93,6 +94,9 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             counts,
         } => {
             let Some(first) = to.first() else { return };
+            trace::stage(Stage::FromNode, &stanza, |step| {
+                step.at(first).entry(entry).detail(name_of(node, from))
+            });
             let index = node.shard_of(first.bare_str());
             let delivery = FromBus {
                 parcel: Parcel::from_frame(node, stanza, hops, entry, counts),
@@ -102,6 +106,9 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             batch.add(index, Task::Deliver(delivery));
         }
         Frame::Broadcast { stanza, to } => {
+            trace::stage(Stage::FromNode, &stanza, |step| {
+                step.to(&to).detail(name_of(node, from))
+            });
             let share = node.from_nodes.share(stanza.size());
             let presence = Broadcast {
                 from_bus: true,
@@ -155,6 +162,10 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             stanza,
             except,
         } => {
+            trace::stage(Stage::FromNode, &stanza, |step| {
+                step.to(std::slice::from_ref(&account))
+                    .detail(name_of(node, from))
+            });
             let index = node.shard_of(account.as_str());
             batch.run(index, move |shard| {
                 shard.copy_from_bus(&account, stanza, &except);
@@ -177,6 +188,12 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         | Frame::ResumeAnswer { .. }
         | Frame::ResumeState { .. } => take_resumption(batch, from, frame),
     }
+}
+
+/// How people call a node.
+fn name_of(node: &NodeShared, epoch: Epoch) -> String {
+    let cluster = node.cluster.as_ref();
+    cluster.map_or_else(String::new, |cluster| cluster.name_of(epoch))
 }
 
 /// What nodes say to move a session (`moving.rs`).
@@ -239,6 +256,14 @@ pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_d
                 if stanza.to.is_none() {
                     stanza.to = Some(Jid::from(first.clone()));
                 }
+                trace::stage(Stage::Returned, &stanza, |step| {
+                    let step = step.at(first).entry(entry);
+                    if in_doubt {
+                        step.detail("its node is gone and may have handled it")
+                    } else {
+                        step
+                    }
+                });
                 let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
                 run(node, node.shard_of(first.bare_str()), move |shard| {
                     if in_doubt {
