@@ -9,6 +9,7 @@
 //! not want the rest of an answer just drops it.
 
 mod questions;
+mod traces;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use rookery_proto::cluster::Epoch;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::questions::{AllSessions, Everywhere, SessionThere, Silent};
+pub use self::traces::{Line, Step, Tracing};
 use crate::cluster::Cluster;
 use crate::node::NodeShared;
 
@@ -196,6 +198,15 @@ impl Answering {
             node: Arc::clone(node),
             key,
             unwanted,
+        })
+    }
+
+    /// Whether who asked is still part of the cluster, as this node sees it.
+    fn is_from_a_known_node(&self) -> bool {
+        let cluster = self.node.cluster.as_ref();
+        cluster.is_some_and(|cluster| {
+            let nodes = cluster.directory.nodes();
+            nodes.iter().any(|node| node.epoch == self.key.0)
         })
     }
 
