@@ -190,7 +190,7 @@ impl NodeShared {
             look_at: now,
             held: Vec::new(),
             stanzas: Stanzas::default(),
-            ready: VecDeque::new(),
+            ready: VecDeque::from([line(self.name(), true, None)]),
             said: now,
             is_over: false,
             teller,
@@ -214,6 +214,9 @@ impl Tracing {
             }
             let now = Instant::now();
             if now >= self.end {
+                while let Ok(told) = self.told.try_recv() {
+                    self.take(told);
+                }
                 self.release(None);
                 self.ready.push_back(Line::End);
                 self.is_over = true;
@@ -241,14 +244,9 @@ impl Tracing {
     }
 
     fn take(&mut self, Told { node, what }: Told) {
-        let line = |tracing, reason| Line::Node {
-            node: node.clone(),
-            tracing,
-            reason,
-        };
         match what {
-            What::Begins => self.ready.push_back(line(true, None)),
-            What::Silent(why) => self.ready.push_back(line(false, Some(why))),
+            What::Begins => self.ready.push_back(line(node, true, None)),
+            What::Silent(why) => self.ready.push_back(line(node, false, Some(why))),
             What::Part(Part { events, left_out }) => {
                 let until = Instant::now() + HOLD;
                 self.held.extend(events.into_iter().map(|event| Held {
@@ -308,19 +306,25 @@ impl Tracing {
 
 /// Tells what this node sees.
 async fn tell(mut listener: Listener, node: String, to: mpsc::Sender<Told>) {
-    let mut what = What::Begins;
     loop {
+        // Whoever reads ends this task.
+        let events = listener.next(EVENTS_A_PART, LONGEST).await;
+        let left_out = listener.left_out();
         let told = Told {
             node: node.clone(),
-            what,
+            what: What::Part(Part { events, left_out }),
         };
         if to.send(told).await.is_err() {
             return;
         }
-        // Whoever reads ends this task.
-        let events = listener.next(EVENTS_A_PART, LONGEST).await;
-        let left_out = listener.left_out();
-        what = What::Part(Part { events, left_out });
+    }
+}
+
+fn line(node: String, tracing: bool, reason: Option<String>) -> Line {
+    Line::Node {
+        node,
+        tracing,
+        reason,
     }
 }
 
