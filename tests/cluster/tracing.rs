@@ -178,6 +178,10 @@ async fn nodes_come_and_go_while_a_trace_runs() {
         cluster.node(1).signal("CONT");
     }
     all_know_each_other(&cluster).await;
+    eventually("the trace to end", || async {
+        cluster.node(1).metric("rookery_traces", "").await == 0.0
+    })
+    .await;
     let mut command = cluster.node(0).start_cli(&["trace", "alice@localhost"]);
     command.says("tracing on node1").await;
     assert_eq!(cluster.node(1).metric("rookery_traces", "").await, 1.0);

@@ -110,11 +110,26 @@ impl Cluster {
         }
     }
 
+    /// Tells a node that the rest of its answer is not wanted.
+    fn wants_no_more(&self, to: Epoch, request: u64) {
+        let enough = Frame::OperatorAsk {
+            request,
+            question: String::new(),
+        };
+        // If there is no room for this, it is told again when the next part comes.
+        let _ = self.bus.send(to, enough);
+    }
+
     /// A part of an answer came.
     pub(crate) fn operator_answered(&self, from: Epoch, request: u64, text: String, last: bool) {
         let mut asked = lock(&self.operators.asked);
-        // Not wanted any more.
         let Some(parts) = asked.get(&(from, request)) else {
+            drop(asked);
+            if !last {
+                // Not wanted any more. It was told so, but that may have got lost with an inbox, and an answer
+                // may go on for an hour.
+                self.wants_no_more(from, request);
+            }
             return;
         };
         let taken = parts.try_send(Part { text, last });
@@ -157,12 +172,7 @@ impl Drop for Answer<'_> {
         }
         let (to, request) = self.key;
         lock(&self.cluster.operators.asked).remove(&self.key);
-        let enough = Frame::OperatorAsk {
-            request,
-            question: String::new(),
-        };
-        // If there is no room for this, the answer goes on until it ends by itself.
-        let _ = self.cluster.bus.send(to, enough);
+        self.cluster.wants_no_more(to, request);
     }
 }
 

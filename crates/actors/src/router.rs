@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
@@ -586,9 +586,10 @@ impl Shard {
                 entry: parcel.entry,
                 counts: parcel.counts,
             };
+            let now = trace::now();
             match self.send_frame(epoch, frame) {
                 Ok(()) => {
-                    self.trace_to_node(&parcel, epoch);
+                    self.trace_to_node(&parcel, epoch, now);
                     is_taken = true;
                     parcel.counts = false;
                 }
@@ -688,9 +689,10 @@ impl Shard {
         }
     }
 
-    fn trace_to_node(&self, parcel: &Parcel, to: Epoch) {
+    /// The node that it went to may be quicker than this one.
+    fn trace_to_node(&self, parcel: &Parcel, to: Epoch, when: Option<SystemTime>) {
         trace::stage(Stage::ToNode, &parcel.stanza, |step| {
-            let step = step.entry(parcel.entry);
+            let step = step.entry(parcel.entry).when(when);
             match &self.node().cluster {
                 Some(cluster) => step.detail(cluster.name_of(to)),
                 None => step,
@@ -723,8 +725,9 @@ impl Shard {
                 shard.node().settings.sessions.actor_timeout
             };
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
+            let now = trace::now();
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
-                shard.trace_to_node(&parcel, to);
+                shard.trace_to_node(&parcel, to, now);
                 return;
             }
             shard.give_up(Work::Route(parcel), &Condition::ResourceConstraint.into());

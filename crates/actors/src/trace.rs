@@ -146,6 +146,7 @@ pub(crate) struct Step<'s> {
     accounts: &'s [BareJid],
     entry: Option<LogRef>,
     detail: Option<Cow<'static, str>>,
+    when: Option<SystemTime>,
 }
 
 impl<'s> Step<'s> {
@@ -165,11 +166,22 @@ impl<'s> Step<'s> {
         Self { entry, ..self }
     }
 
+    /// It came there earlier ([`now`]), and that is told only now.
+    pub(crate) fn when(self, when: Option<SystemTime>) -> Self {
+        Self { when, ..self }
+    }
+
     /// A few words, for people.
     pub(crate) fn detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = Some(detail.into());
         Self { detail, ..self }
     }
+}
+
+/// The time, if somebody traces: before something that lets the stanza go on elsewhere and may fail.
+#[inline]
+pub(crate) fn now() -> Option<SystemTime> {
+    IS_ON.load(Ordering::Relaxed).then(SystemTime::now)
 }
 
 /// A stanza has come to a stage of its way.
@@ -333,7 +345,8 @@ impl Trace {
 }
 
 fn event(stage: Stage, stanza: &Stanza, step: &Step<'_>, bodies: bool) -> Event {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let when = step.when.unwrap_or_else(SystemTime::now);
+    let since = when.duration_since(SystemTime::UNIX_EPOCH);
     let text = |jid: &Jid| jid.as_str().to_owned();
     Event {
         at: u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX),
