@@ -298,7 +298,7 @@ fn audited(server: &TestServer) -> Vec<Value> {
 
 async fn traces_run(server: &TestServer, count: f64) {
     eventually("traces to begin or end", || async {
-        server.metric("rookery_traces", "").await == count
+        (server.metric("rookery_traces", "").await - count).abs() < 0.1
     })
     .await;
 }
@@ -307,14 +307,14 @@ async fn traces_run(server: &TestServer, count: f64) {
 async fn traces_are_few_and_end_with_whoever_looks() {
     let server = with_api().await;
     let api = Api::of(&server).await;
-    assert_eq!(server.metric("rookery_traces", "").await, 0.0);
+    assert!(server.metric("rookery_traces", "").await.abs() < 0.1);
     let mut traces = Vec::new();
     for _ in 0..3 {
         traces.push(trace(&api, "jid=ann@localhost").await);
     }
     let mut command = server.start_cli(&["trace", "ann@localhost/desk", "--bodies"]);
     command.says("tracing on this node").await;
-    assert_eq!(server.metric("rookery_traces", "").await, 4.0);
+    assert!((server.metric("rookery_traces", "").await - 4.0).abs() < 0.1);
     let path = "/api/v1/trace?jid=ann@localhost";
     let (status, problem) = api.call("GET", path, NOTHING).await;
     assert_eq!(status, 429, "{problem}");

@@ -88,7 +88,7 @@ async fn a_message_is_followed_from_node_to_node() {
     // Nothing goes on when nobody looks any more.
     for node in 0..3 {
         eventually("the traces to end", || async {
-            cluster.node(node).metric("rookery_traces", "").await == 0.0
+            cluster.node(node).metric("rookery_traces", "").await < 0.1
         })
         .await;
     }
@@ -179,15 +179,15 @@ async fn nodes_come_and_go_while_a_trace_runs() {
     }
     all_know_each_other(&cluster).await;
     eventually("the trace to end", || async {
-        cluster.node(1).metric("rookery_traces", "").await == 0.0
+        cluster.node(1).metric("rookery_traces", "").await < 0.1
     })
     .await;
     let mut command = cluster.node(0).start_cli(&["trace", "alice@localhost"]);
     command.says("tracing on node1").await;
-    assert_eq!(cluster.node(1).metric("rookery_traces", "").await, 1.0);
+    assert!((cluster.node(1).metric("rookery_traces", "").await - 1.0).abs() < 0.1);
     cluster.node_mut(0).kill();
     eventually("the trace to end", || async {
-        cluster.node(1).metric("rookery_traces", "").await == 0.0
+        cluster.node(1).metric("rookery_traces", "").await < 0.1
     })
     .await;
     assert_eq!(command.ended().await.code(), Some(1));

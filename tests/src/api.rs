@@ -59,7 +59,7 @@ impl<'s> Api<'s> {
     /// Makes a call whose answer goes on, one JSON object a line. The call ends when it is dropped.
     pub async fn follow(&self, path: &str) -> Following<'_> {
         let address = self.server.address("admin");
-        let begin = async {
+        let exchange = async {
             let mut tcp = TcpStream::connect(address).await?;
             // Without chunks, so that the lines are those of the answer.
             let request = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
@@ -71,7 +71,7 @@ impl<'s> Api<'s> {
             }
             Ok::<_, std::io::Error>((head.join("\r\n"), lines))
         };
-        let begun = within("an answer", begin).await;
+        let begun = within("an answer", exchange).await;
         let (head, lines) = begun.unwrap_or_else(|e| panic!("HTTP to {address}: {e}"));
         assert!(head.contains(" 200 "), "{head}");
         Following {

@@ -20,6 +20,9 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
         Inbound::Frames { from, frames, done } => {
             let mut batch = Batch::new(node);
             for frame in frames {
+                if trace::is_on() {
+                    trace_frame(node, from, &frame);
+                }
                 take_frame(&mut batch, from, frame);
             }
             batch.hand_over().await;
@@ -94,9 +97,6 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             counts,
         } => {
             let Some(first) = to.first() else { return };
-            trace::stage(Stage::FromNode, &stanza, |step| {
-                step.at(first).entry(entry).detail(name_of(node, from))
-            });
             let index = node.shard_of(first.bare_str());
             let delivery = FromBus {
                 parcel: Parcel::from_frame(node, stanza, hops, entry, counts),
@@ -106,9 +106,6 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             batch.add(index, Task::Deliver(delivery));
         }
         Frame::Broadcast { stanza, to } => {
-            trace::stage(Stage::FromNode, &stanza, |step| {
-                step.to(&to).detail(name_of(node, from))
-            });
             let share = node.from_nodes.share(stanza.size());
             let presence = Broadcast {
                 from_bus: true,
@@ -162,10 +159,6 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             stanza,
             except,
         } => {
-            trace::stage(Stage::FromNode, &stanza, |step| {
-                step.to(std::slice::from_ref(&account))
-                    .detail(name_of(node, from))
-            });
             let index = node.shard_of(account.as_str());
             batch.run(index, move |shard| {
                 shard.copy_from_bus(&account, stanza, &except);
@@ -190,10 +183,26 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     }
 }
 
-/// How people call a node.
-fn name_of(node: &NodeShared, epoch: Epoch) -> String {
-    let cluster = node.cluster.as_ref();
-    cluster.map_or_else(String::new, |cluster| cluster.name_of(epoch))
+/// Somebody traces, and another node may have sent a stanza.
+fn trace_frame(node: &NodeShared, from: Epoch, frame: &Frame) {
+    let Some(cluster) = &node.cluster else { return };
+    let (stanza, client, accounts, entry) = match frame {
+        Frame::Deliver {
+            stanza, to, entry, ..
+        } => (stanza, to.first(), &[][..], *entry),
+        Frame::Broadcast { stanza, to } => (stanza, None, &to[..], None),
+        Frame::Carbon {
+            account, stanza, ..
+        } => (stanza, None, std::slice::from_ref(account), None),
+        _ => return,
+    };
+    trace::stage(Stage::FromNode, stanza, |step| {
+        let step = step.to(accounts).entry(entry).detail(cluster.name_of(from));
+        match client {
+            Some(client) => step.at(client),
+            None => step,
+        }
+    });
 }
 
 /// What nodes say to move a session (`moving.rs`).

@@ -181,13 +181,19 @@ impl<'s> Step<'s> {
 /// The time, if somebody traces: before something that lets the stanza go on elsewhere and may fail.
 #[inline]
 pub(crate) fn now() -> Option<SystemTime> {
-    IS_ON.load(Ordering::Relaxed).then(SystemTime::now)
+    is_on().then(SystemTime::now)
+}
+
+/// Whether anybody traces.
+#[inline]
+pub(crate) fn is_on() -> bool {
+    IS_ON.load(Ordering::Relaxed)
 }
 
 /// A stanza has come to a stage of its way.
 #[inline]
 pub(crate) fn stage<'s>(stage: Stage, stanza: &'s Stanza, more: impl FnOnce(Step<'s>) -> Step<'s>) {
-    if IS_ON.load(Ordering::Relaxed) {
+    if is_on() {
         note(stage, stanza, &more(Step::default()));
     }
 }

@@ -87,7 +87,7 @@ fn stage(line: &Value) -> String {
         text(&line["at"])
             .split_once('T')
             .map_or("", |(_, time)| time.trim_end_matches('Z')),
-        line["stanza"],
+        line["stanza"].to_string(),
         text(&line["node"]),
         text(&line["stage"]),
         line["after_us"].as_u64().map_or_else(String::new, duration),
