@@ -186,6 +186,14 @@ async fn what_the_server_answers_is_shown() {
     assert_eq!(bounced["detail"], "service-unavailable");
     assert_eq!(bounced["stanza"], stages[0]["stanza"]);
     assert!(!json!(stages).to_string().contains("psst"));
+
+    // What no client has sent is described where it is met.
+    let words = ["message", "send", "ann@localhost", "psst"];
+    assert!(server.cli(&words).await.status.success());
+    ann.expect(message_from("localhost").body("psst")).await;
+    let stages = until(&mut trace, is_at("confirmed", "ann@localhost/desk")).await;
+    assert_eq!(stages[0]["children"][0]["name"], "body", "{stages:#?}");
+    assert!(!json!(stages).to_string().contains("psst"));
 }
 
 #[tokio::test]

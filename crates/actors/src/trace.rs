@@ -135,7 +135,16 @@ impl Stage {
 
     /// Whether a node may meet a stanza here for the first time.
     fn is_first(self) -> bool {
-        matches!(self, Self::Accepted | Self::FromNode | Self::Queued)
+        // Not all stanzas come from clients, and presence is seen by its recipients only on its way.
+        matches!(
+            self,
+            Self::Accepted
+                | Self::Held
+                | Self::Decided
+                | Self::ToNode
+                | Self::FromNode
+                | Self::Queued
+        )
     }
 }
 
