@@ -39,17 +39,22 @@ async fn until(trace: &mut Following<'_>, is_last: impl Fn(&Value) -> bool) -> V
     }
 }
 
-/// The names of the stages of the stanza that was met first.
-fn of_the_first(stages: &[Value]) -> Vec<&str> {
-    let first = &stages[0]["stanza"];
-    let of_it = stages.iter().filter(|stage| stage["stanza"] == *first);
-    of_it
-        .map(|stage| stage["stage"].as_str().expect("text"))
-        .collect()
+/// The stages of the first stanza with this `id`. Stanzas from before the trace may still be under way.
+fn way<'s>(stages: &'s [Value], id: &str) -> Vec<&'s Value> {
+    let first = stages.iter().find(|stage| stage["id"] == id);
+    let number = &first.expect("a stanza")["stanza"];
+    let of_it = stages.iter().filter(|stage| stage["stanza"] == *number);
+    of_it.collect()
 }
 
-fn is_at(stage: &'static str, resource: &'static str) -> impl Fn(&Value) -> bool {
-    move |line| line["stage"] == stage && line["resource"] == resource
+fn names(stages: &[&Value]) -> Vec<String> {
+    let names = stages.iter().map(|stage| stage["stage"].as_str());
+    names.map(|name| name.expect("text").to_owned()).collect()
+}
+
+/// Whether a stanza with this `id` has come to a client.
+fn confirmed(id: &str) -> impl Fn(&Value) -> bool {
+    move |line| line["stage"] == "confirmed" && line["id"] == id
 }
 
 /// A message before, so that nothing has to be looked up any more.
@@ -73,9 +78,10 @@ async fn a_message_is_followed_to_its_recipient() {
             .await;
         bob.expect(chat_from("ann@localhost/desk", "psst")).await;
         bob.acknowledge().await;
-        let stages = until(&mut trace, is_at("confirmed", "bob@localhost/phone")).await;
+        let stages = until(&mut trace, confirmed("m1")).await;
+        let way = way(&stages, "m1");
         assert_eq!(
-            of_the_first(&stages),
+            names(&way),
             [
                 "accepted",
                 "decided",
@@ -88,7 +94,7 @@ async fn a_message_is_followed_to_its_recipient() {
             ],
             "{stages:#?}"
         );
-        let accepted = &stages[0];
+        let accepted = way[0];
         assert_eq!(accepted["kind"], "message");
         assert_eq!(accepted["type"], "chat");
         assert_eq!(accepted["id"], "m1");
@@ -99,13 +105,12 @@ async fn a_message_is_followed_to_its_recipient() {
             json!([{ "name": "body", "ns": "jabber:client" }])
         );
         let outcome = |stage: &str| {
-            let found = stages.iter().find(|line| line["stage"] == stage);
+            let found = way.iter().find(|line| line["stage"] == stage);
             found.expect("a stage")["outcome"].clone()
         };
         assert_eq!(outcome("committed"), "stored");
         assert_eq!(outcome("confirmed"), "delivered");
-        let of_it = stages.iter().filter(|line| line["stanza"] == 1);
-        for (number, line) in of_it.enumerate() {
+        for (number, line) in way.iter().enumerate() {
             assert_eq!(line["after_us"].is_u64(), number > 0, "{line}");
         }
         // Nobody asked for what it says.
@@ -121,9 +126,10 @@ async fn what_stanzas_say_is_shown_on_request_but_never_passwords() {
     let mut bob = server.online("bob/phone").await;
     have_met(&mut ann, &mut bob).await;
     let mut trace = trace(&api, "jid=ann@localhost&bodies=true").await;
-    ann.send(chat_to("bob@localhost/phone", "psst")).await;
+    ann.send(chat_to("bob@localhost/phone", "psst").with_attr("id", "m1"))
+        .await;
     bob.expect(chat_from("ann@localhost/desk", "psst")).await;
-    let stages = until(&mut trace, is_at("confirmed", "bob@localhost/phone")).await;
+    let stages = until(&mut trace, confirmed("m1")).await;
     let shown: Vec<_> = stages
         .iter()
         .filter_map(|s| s["content"].as_str())
@@ -157,42 +163,43 @@ async fn what_the_server_answers_is_shown() {
     let mut ann = server.online("ann/desk").await;
     let mut trace = trace(&api, "jid=ann@localhost").await;
     let ping = get(Element::new("ping", PING)).with_attr("to", "localhost");
-    ann.request(ping).await;
-    let stages = until(&mut trace, is_at("confirmed", "ann@localhost/desk")).await;
-    assert_eq!(
-        of_the_first(&stages),
-        ["accepted", "handled"],
-        "{stages:#?}"
-    );
-    let handled = stages.iter().find(|line| line["stage"] == "handled");
-    assert_eq!(handled.expect("a stage")["outcome"], "delivered");
+    ann.send(ping.with_attr("id", "p1")).await;
+    ann.expect(result_of("p1")).await;
+    let stages = until(&mut trace, confirmed("p1")).await;
+    let request = way(&stages, "p1");
+    assert_eq!(names(&request), ["accepted", "handled"], "{stages:#?}");
+    assert_eq!(request[1]["outcome"], "delivered");
     // The answer is a stanza of its own.
     let answer = stages.last().expect("the end");
     assert_eq!(
         (&answer["type"], &answer["from"]),
         (&json!("result"), &json!("localhost"))
     );
-    assert_ne!(answer["stanza"], stages[0]["stanza"]);
+    assert_ne!(answer["stanza"], request[0]["stanza"]);
 
     ann.send(chat_to("nobody@localhost", "psst").with_attr("id", "m2"))
         .await;
     let refused = message_from("nobody@localhost").id("m2");
     ann.expect(refused.kind("error").error("service-unavailable"))
         .await;
-    let stages = until(&mut trace, is_at("confirmed", "ann@localhost/desk")).await;
-    let bounced = stages.iter().find(|line| line["stage"] == "bounced");
+    let stages = until(&mut trace, confirmed("m2")).await;
+    let refused = way(&stages, "m2");
+    assert_eq!(refused[0]["stage"], "accepted", "{stages:#?}");
+    let bounced = refused.iter().find(|line| line["stage"] == "bounced");
     let bounced = bounced.expect("a stage");
     assert_eq!(bounced["outcome"], "bounced");
     assert_eq!(bounced["detail"], "service-unavailable");
-    assert_eq!(bounced["stanza"], stages[0]["stanza"]);
     assert!(!json!(stages).to_string().contains("psst"));
 
     // What no client has sent is described where it is met.
     let words = ["message", "send", "ann@localhost", "psst"];
     assert!(server.cli(&words).await.status.success());
     ann.expect(message_from("localhost").body("psst")).await;
-    let stages = until(&mut trace, is_at("confirmed", "ann@localhost/desk")).await;
-    assert_eq!(stages[0]["children"][0]["name"], "body", "{stages:#?}");
+    let is_it = |line: &Value| line["kind"] == "message" && line["from"] == "localhost";
+    let is_end = |line: &Value| is_it(line) && line["stage"] == "confirmed";
+    let stages = until(&mut trace, is_end).await;
+    let met = stages.iter().find(|line| is_it(line)).expect("a stage");
+    assert_eq!(met["children"][0]["name"], "body", "{stages:#?}");
     assert!(!json!(stages).to_string().contains("psst"));
 }
 
@@ -206,7 +213,7 @@ async fn a_message_for_somebody_who_is_away_is_followed_into_the_log_and_out_of_
     // Without an `id`: it is known again by its place in the log.
     ann.send(chat_to("bob@localhost", "for later")).await;
     let stages = until(&mut trace, |line| line["stage"] == "left-in-log").await;
-    let names = of_the_first(&stages);
+    let names: Vec<_> = stages.iter().map(|line| &line["stage"]).collect();
     let expected = [
         "accepted",
         "decided",
@@ -215,7 +222,7 @@ async fn a_message_for_somebody_who_is_away_is_followed_into_the_log_and_out_of_
         "decided",
         "left-in-log",
     ];
-    let names: Vec<_> = names.into_iter().filter(|name| *name != "held").collect();
+    let names: Vec<_> = names.into_iter().filter(|name| **name != "held").collect();
     assert_eq!(names, expected, "{stages:#?}");
     let left = stages.last().expect("the end");
     assert_eq!(left["outcome"], "stored");
@@ -265,7 +272,8 @@ async fn a_trace_of_a_session_is_about_that_session() {
     let mut tv = server.online("bob/tv").await;
     have_met(&mut ann, &mut phone).await;
     let mut trace = trace(&api, "jid=bob@localhost%2Fphone").await;
-    ann.send(chat_to("bob@localhost", "to both")).await;
+    ann.send(chat_to("bob@localhost", "to both").with_attr("id", "m1"))
+        .await;
     for client in [&mut phone, &mut tv] {
         client
             .expect(chat_from("ann@localhost/desk", "to both"))
@@ -273,15 +281,14 @@ async fn a_trace_of_a_session_is_about_that_session() {
     }
     ann.send(chat_to("bob@localhost/tv", "to one")).await;
     tv.expect(chat_from("ann@localhost/desk", "to one")).await;
-    ann.send(chat_to("bob@localhost/phone", "to the other"))
+    ann.send(chat_to("bob@localhost/phone", "to the other").with_attr("id", "m3"))
         .await;
     phone
         .expect(chat_from("ann@localhost/desk", "to the other"))
         .await;
-    let is_end = |line: &Value| line["stage"] == "confirmed" && line["to"] == "bob@localhost/phone";
-    let stages = until(&mut trace, is_end).await;
-    let names = of_the_first(&stages);
-    assert_eq!(names, ["queued", "written", "confirmed"], "{stages:#?}");
+    let stages = until(&mut trace, confirmed("m3")).await;
+    let to_both = names(&way(&stages, "m1"));
+    assert_eq!(to_both, ["queued", "written", "confirmed"], "{stages:#?}");
     assert!(stages.iter().all(|line| line["to"] != "bob@localhost/tv"));
     assert!(
         stages
@@ -425,7 +432,7 @@ async fn the_command_shows_the_same_to_people_and_to_programs() {
         let line = programs.next_line().await.expect("a line");
         let line: Value = serde_json::from_str(&line).expect("JSON");
         assert!(!line.to_string().contains("psst"), "{line}");
-        if line["outcome"] == "delivered" {
+        if line["outcome"] == "delivered" && line["id"] == "m1" {
             break;
         }
     }

@@ -1,14 +1,14 @@
 //! Following stanzas on their way: what `rookery trace` shows of this node.
 //!
-//! The code at each stage of the way calls [`stage`], which costs one load of a flag while nobody traces.
-//! While somebody does, stanzas from or to the traced address become [`Event`]s in a queue of the trace.
+//! The code at each stage of the way calls `stage`, which costs one load of a flag while nobody traces.
+//! While somebody does, stanzas from or to the traced address become `Event`s in a queue of the trace.
 //! Whoever asked reads them there, on this node or over the bus ([`crate::operators`]).
 //!
-//! Bounds: [`MAX_TRACES`] at a time, [`EVENTS_PER_SECOND`] and [`WAITING`] events of each, [`LONGEST`]. What
+//! Bounds: [`MAX_TRACES`] at a time, [`EVENTS_PER_SECOND`] and `WAITING` events of each, [`LONGEST`]. What
 //! is left out is counted. Nothing that is traced ever waits for whoever looks.
 //!
 //! What a stanza says is shown only if it was asked for, [`CONTENT_BYTES`] at most, and never where it
-//! carries passwords ([`SECRET`]).
+//! carries passwords (`SECRET`).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -270,7 +270,7 @@ pub(crate) struct Event {
 pub struct Look {
     /// Bytes of its content.
     pub size: usize,
-    /// Its children, the first [`CHILDREN`].
+    /// Its children, the first 16.
     pub children: Vec<Child>,
     /// What it says, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
