@@ -23,6 +23,7 @@ mod rfc7395_websocket;
 mod server_requests;
 mod slixmpp;
 mod starting;
+mod tracing;
 mod xep0030_disco;
 mod xep0049_private;
 mod xep0054_vcard;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const NOTHING: &Value = &Value::Null;
 
 /// Waits until a node knows so many nodes.
-async fn all_know_each_other(cluster: &TestCluster) {
+pub(crate) async fn all_know_each_other(cluster: &TestCluster) {
     for node in 0..cluster.size() {
         rookery_tests::eventually("the nodes to see each other", || async {
             let status = cluster

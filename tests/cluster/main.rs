@@ -16,3 +16,4 @@ mod sessions;
 mod short_outages;
 mod slixmpp;
 mod status_page;
+mod tracing;

@@ -2,9 +2,12 @@
 //! gives of itself (`OpenAPI` 3.1, whose schemas are JSON Schema).
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
 
 use crate::http::{self, Response};
 use crate::server::TestServer;
+use crate::within;
 
 /// The token of the servers that [`setting`] is for.
 pub const TOKEN: &str = "token of the tests";
@@ -51,6 +54,32 @@ impl<'s> Api<'s> {
         let (status, answer) = self.call(method, path, body).await;
         assert!(status < 300, "{method} {path}: {status} {answer}");
         answer
+    }
+
+    /// Makes a call whose answer goes on, one JSON object a line. The call ends when it is dropped.
+    pub async fn follow(&self, path: &str) -> Following<'_> {
+        let address = self.server.address("admin");
+        let exchange = async {
+            let mut tcp = TcpStream::connect(address).await?;
+            // Without chunks, so that the lines are those of the answer.
+            let request = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+            tcp.write_all(request.as_bytes()).await?;
+            let mut lines = BufReader::new(tcp).lines();
+            let mut head = Vec::new();
+            while let Some(line) = lines.next_line().await?.filter(|line| !line.is_empty()) {
+                head.push(line);
+            }
+            Ok::<_, std::io::Error>((head.join("\r\n"), lines))
+        };
+        let begun = within("an answer", exchange).await;
+        let (head, lines) = begun.unwrap_or_else(|e| panic!("HTTP to {address}: {e}"));
+        assert!(head.contains(" 200 "), "{head}");
+        Following {
+            api: self,
+            path: path.to_owned(),
+            head,
+            lines,
+        }
     }
 
     fn compare(&self, method: &str, path: &str, response: &Response, answer: &Value) {
@@ -153,6 +182,32 @@ impl<'s> Api<'s> {
             }
         }
         wrong
+    }
+}
+
+/// An answer that goes on.
+pub struct Following<'a> {
+    api: &'a Api<'a>,
+    path: String,
+    head: String,
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl Following<'_> {
+    /// The next object; `None` at the end.
+    ///
+    /// Panics if it is not one that the description has.
+    pub async fn next(&mut self) -> Option<Value> {
+        let line = within("a line of the answer", self.lines.next_line()).await;
+        let line = line.expect("UTF-8")?;
+        let value = serde_json::from_str(&line).expect("JSON");
+        let response = Response {
+            status: 200,
+            head: self.head.clone(),
+            body: line,
+        };
+        self.api.compare("GET", &self.path, &response, &value);
+        Some(value)
     }
 }
 

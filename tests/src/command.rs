@@ -41,6 +41,12 @@ impl UnderWay {
         .await;
     }
 
+    /// The next line, without its end; `None` when there are no more.
+    pub async fn next_line(&mut self) -> Option<String> {
+        let line = within("a line of the command", self.lines.next_line()).await;
+        line.expect("UTF-8")
+    }
+
     /// Kills it.
     pub async fn interrupt(mut self) {
         self.process.kill().await.expect("it runs");

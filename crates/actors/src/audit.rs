@@ -6,8 +6,11 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rookery_proto::jid::BareJid;
+
+use crate::trace::Wish;
 
 /// The target of all events of the audit log.
 pub const TARGET: &str = "rookery::audit";
@@ -32,6 +35,24 @@ impl Operator {
             }
         }
     }
+}
+
+/// Somebody begins to look at the stanzas of others.
+pub fn trace_started(by: &Operator, wish: &Wish) {
+    let Operator { via, who } = by;
+    let (on, bodies) = (wish.jid.as_str(), wish.bodies);
+    let seconds = wish.time.as_secs_f64();
+    tracing::info!(target: TARGET, act = "trace-start", who, via, on, bodies, seconds, outcome = "ok",
+        "trace-start");
+}
+
+/// They do not any more, after this time and so many stages.
+pub fn trace_ended(by: &Operator, wish: &Wish, lasted: Duration, stages: u64) {
+    let Operator { via, who } = by;
+    let (on, bodies) = (wish.jid.as_str(), wish.bodies);
+    let seconds = lasted.as_secs_f64();
+    tracing::info!(target: TARGET, act = "trace-end", who, via, on, bodies, seconds, stages,
+        outcome = "ok", "trace-end");
 }
 
 /// A client has logged in.

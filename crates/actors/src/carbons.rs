@@ -14,6 +14,7 @@ use crate::account::{Account, Resource};
 use crate::outbox::Outgoing;
 use crate::router::Place;
 use crate::shard::{Parcel, Shard, Work};
+use crate::trace::{self, Stage};
 
 impl Shard {
     /// A client's message is on its way: once, its user's other clients get copies (§8).
@@ -111,6 +112,12 @@ impl Shard {
             stanza: Stanza::clone(&copy),
             except,
         };
+        for epoch in &nodes {
+            trace::stage(Stage::ToNode, &copy, |step| {
+                step.to(std::slice::from_ref(account))
+                    .detail(cluster.name_of(*epoch))
+            });
+        }
         cluster.tell(nodes, &frame);
     }
 

@@ -75,6 +75,13 @@ impl Cluster {
         self.directory.this_node().epoch
     }
 
+    /// How people call a node: its epoch, if it is not known.
+    pub(crate) fn name_of(&self, epoch: Epoch) -> String {
+        let nodes = self.directory.nodes();
+        let known = nodes.iter().find(|node| node.epoch == epoch);
+        known.map_or_else(|| epoch.to_string(), |node| node.name.to_string())
+    }
+
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Relaxed)
     }

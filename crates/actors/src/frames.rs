@@ -13,12 +13,16 @@ use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
 use crate::shard::{Broadcast, Parcel, Shard, ShardJob, Work};
+use crate::trace::{self, Stage};
 
 pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
     match inbound {
         Inbound::Frames { from, frames, done } => {
             let mut batch = Batch::new(node);
             for frame in frames {
+                if trace::is_on() {
+                    trace_frame(node, from, &frame);
+                }
                 take_frame(&mut batch, from, frame);
             }
             batch.hand_over().await;
@@ -179,6 +183,28 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     }
 }
 
+/// Somebody traces, and another node may have sent a stanza.
+fn trace_frame(node: &NodeShared, from: Epoch, frame: &Frame) {
+    let Some(cluster) = &node.cluster else { return };
+    let (stanza, client, accounts, entry) = match frame {
+        Frame::Deliver {
+            stanza, to, entry, ..
+        } => (stanza, to.first(), &[][..], *entry),
+        Frame::Broadcast { stanza, to } => (stanza, None, &to[..], None),
+        Frame::Carbon {
+            account, stanza, ..
+        } => (stanza, None, std::slice::from_ref(account), None),
+        _ => return,
+    };
+    trace::stage(Stage::FromNode, stanza, |step| {
+        let step = step.to(accounts).entry(entry).detail(cluster.name_of(from));
+        match client {
+            Some(client) => step.at(client),
+            None => step,
+        }
+    });
+}
+
 /// What nodes say to move a session (`moving.rs`).
 fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
     let node = batch.node;
@@ -239,6 +265,14 @@ pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_d
                 if stanza.to.is_none() {
                     stanza.to = Some(Jid::from(first.clone()));
                 }
+                trace::stage(Stage::Returned, &stanza, |step| {
+                    let step = step.at(first).entry(entry);
+                    if in_doubt {
+                        step.detail("its node is gone and may have handled it")
+                    } else {
+                        step
+                    }
+                });
                 let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
                 run(node, node.shard_of(first.bare_str()), move |shard| {
                     if in_doubt {

@@ -49,6 +49,7 @@ pub mod resumption;
 pub mod router;
 pub mod settings;
 pub mod shard;
+pub mod trace;
 pub mod transport;
 pub(crate) mod turnstile;
 pub(crate) mod unread;

@@ -23,6 +23,7 @@ use crate::log_tracker::place;
 use crate::metrics::{self, Outcome};
 use crate::reply;
 use crate::shard::{Parcel, Shard, Work};
+use crate::trace::{self, Stage};
 
 /// Messages in one call to storage.
 const BATCH: usize = 250;
@@ -85,6 +86,13 @@ impl Shard {
         let Some(to) = parcel.stanza.to.as_ref().map(Jid::to_bare) else {
             return;
         };
+        trace::stage(Stage::Logging, &parcel.stanza, |step| {
+            step.detail(match kept.pending {
+                Pending::Live => "to be delivered then",
+                Pending::Offline => "nobody can take it now",
+                Pending::No => "for the archives",
+            })
+        });
         self.queue_for_log(Item {
             work: Work::Route(parcel),
             to,
@@ -108,6 +116,7 @@ impl Shard {
 
     /// Lets something for an account wait behind the messages for it.
     pub(crate) fn put_behind_log(self: &Rc<Self>, work: Work, account: BareJid) {
+        work.trace_held("behind a message on its way into the log");
         self.queue_for_log(Item {
             work,
             to: account,
@@ -263,8 +272,10 @@ impl Shard {
                     return Some(parcel);
                 };
                 metrics::count(parcel.counts, parcel.stanza.kind, Outcome::Stored);
+                let entry = Some(place(copy.id, copy.archived));
+                trace::stage(Stage::Committed, &parcel.stanza, |step| step.entry(entry));
                 Some(Parcel {
-                    entry: Some(place(copy.id, copy.archived)),
+                    entry,
                     receipt: None,
                     counts: false,
                     ..parcel

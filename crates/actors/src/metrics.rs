@@ -226,6 +226,15 @@ pub(crate) static MAILBOX_OVERFLOWS: LazyLock<IntCounterVec> = LazyLock::new(|| 
     .expect("registered once")
 });
 
+/// Traces of stanzas that run on this node.
+pub(crate) static TRACES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "rookery_traces",
+        "Traces of stanzas that run on this node (`rookery trace`)."
+    )
+    .expect("registered once")
+});
+
 static DELIVERY_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram!(
         "rookery_delivery_seconds",
@@ -246,6 +255,22 @@ pub(crate) enum Outcome {
     Bounced,
     /// Ended without an answer, as the RFC demands for its kind.
     Dropped,
+}
+
+impl Outcome {
+    /// As in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        OUTCOMES[self.index()]
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Delivered => 0,
+            Self::Stored => 1,
+            Self::Bounced => 2,
+            Self::Dropped => 3,
+        }
+    }
 }
 
 const KINDS: [&str; 3] = ["message", "presence", "iq"];
@@ -306,13 +331,7 @@ pub(crate) fn messages_in() -> u64 {
 
 /// A stanza ended.
 pub(crate) fn outcome(kind: Kind, outcome: Outcome) {
-    let outcome = match outcome {
-        Outcome::Delivered => 0,
-        Outcome::Stored => 1,
-        Outcome::Bounced => 2,
-        Outcome::Dropped => 3,
-    };
-    STANZAS.ended[index(kind)][outcome].inc();
+    STANZAS.ended[index(kind)][outcome.index()].inc();
 }
 
 /// A stanza ended, if it `counts`: if a client sent it, and it is no copy.
@@ -335,6 +354,7 @@ fn init_stanzas() {
         RESUMPTIONS.with_label_values(&[outcome]);
     }
     LazyLock::force(&STANZAS);
+    LazyLock::force(&TRACES);
     LazyLock::force(&DELIVERY_SECONDS);
     for queue in ["accept", "shard", "outbox", "bus"] {
         MAILBOX_OVERFLOWS.with_label_values(&[queue]);

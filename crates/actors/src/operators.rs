@@ -9,6 +9,7 @@
 //! not want the rest of an answer just drops it.
 
 mod questions;
+mod traces;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use rookery_proto::cluster::Epoch;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::questions::{AllSessions, Everywhere, SessionThere, Silent};
+pub use self::traces::{Line, Step, Tracing};
 use crate::cluster::Cluster;
 use crate::node::NodeShared;
 
@@ -108,11 +110,26 @@ impl Cluster {
         }
     }
 
+    /// Tells a node that the rest of its answer is not wanted.
+    fn wants_no_more(&self, to: Epoch, request: u64) {
+        let enough = Frame::OperatorAsk {
+            request,
+            question: String::new(),
+        };
+        // If there is no room for this, it is told again when the next part comes.
+        let _ = self.bus.send(to, enough);
+    }
+
     /// A part of an answer came.
     pub(crate) fn operator_answered(&self, from: Epoch, request: u64, text: String, last: bool) {
         let mut asked = lock(&self.operators.asked);
-        // Not wanted any more.
         let Some(parts) = asked.get(&(from, request)) else {
+            drop(asked);
+            if !last {
+                // Not wanted any more. It was told so, but that may have got lost with an inbox, and an answer
+                // may go on for an hour.
+                self.wants_no_more(from, request);
+            }
             return;
         };
         let taken = parts.try_send(Part { text, last });
@@ -155,12 +172,7 @@ impl Drop for Answer<'_> {
         }
         let (to, request) = self.key;
         lock(&self.cluster.operators.asked).remove(&self.key);
-        let enough = Frame::OperatorAsk {
-            request,
-            question: String::new(),
-        };
-        // If there is no room for this, the answer goes on until it ends by itself.
-        let _ = self.cluster.bus.send(to, enough);
+        self.cluster.wants_no_more(to, request);
     }
 }
 
@@ -196,6 +208,15 @@ impl Answering {
             node: Arc::clone(node),
             key,
             unwanted,
+        })
+    }
+
+    /// Whether who asked is still part of the cluster, as this node sees it.
+    fn is_from_a_known_node(&self) -> bool {
+        let cluster = self.node.cluster.as_ref();
+        cluster.is_some_and(|cluster| {
+            let nodes = cluster.directory.nodes();
+            nodes.iter().any(|node| node.epoch == self.key.0)
         })
     }
 

@@ -18,12 +18,13 @@ use std::time::Instant;
 
 use rookery_bus::{LogRef, MovedStanza};
 use rookery_features::xep0198_stream_management as sm;
-use rookery_proto::jid::Jid;
+use rookery_proto::jid::{FullJid, Jid};
 use rookery_proto::stanza::Stanza;
 
 use crate::inspect::Link;
 use crate::log_tracker::LogTracker;
 use crate::metrics;
+use crate::trace::{self, Stage};
 
 /// A stanza on its way to a client.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub struct Outbox {
     /// Elements of stream management that go out before the next stanza.
     controls: RefCell<Vec<String>>,
     log: Rc<LogTracker>,
+    /// Whose it is.
+    owner: FullJid,
     /// Wake those who wait for room.
     room: RefCell<Vec<Waker>>,
     /// For whoever looks at the sessions.
@@ -86,8 +89,8 @@ struct Managed {
 }
 
 impl Outbox {
-    /// An empty queue that takes up to `max_bytes` bytes of stanzas (and always at least one).
-    pub fn new(max_bytes: usize, log: Rc<LogTracker>) -> Self {
+    /// An empty queue of a client that takes up to `max_bytes` bytes of stanzas (and always at least one).
+    pub fn new(max_bytes: usize, log: Rc<LogTracker>, owner: FullJid) -> Self {
         Self {
             queue: RefCell::default(),
             bytes: Cell::new(0),
@@ -98,6 +101,7 @@ impl Outbox {
             managed: RefCell::default(),
             controls: RefCell::default(),
             log,
+            owner,
             room: RefCell::default(),
             link: Cell::new(None),
         }
@@ -115,6 +119,7 @@ impl Outbox {
         if let Some(entry) = outgoing.entry {
             self.log.handed_out(entry.id);
         }
+        self.trace(Stage::Queued, &outgoing, "");
         self.queue.borrow_mut().push_back(outgoing);
         self.wake();
         Ok(())
@@ -124,6 +129,19 @@ impl Outbox {
     pub(crate) fn has_room_for(&self, outgoing: &Outgoing) -> bool {
         let bytes = self.bytes.get();
         bytes == 0 || bytes + outgoing.stanza.size() <= self.max_bytes
+    }
+
+    /// Something happens to a stanza here. `detail`: a few words, if there is something to say.
+    #[inline]
+    pub(crate) fn trace(&self, stage: Stage, outgoing: &Outgoing, detail: &'static str) {
+        trace::stage(stage, &outgoing.stanza, |step| {
+            let step = step.at(&self.owner).entry(outgoing.entry);
+            if detail.is_empty() {
+                step
+            } else {
+                step.detail(detail)
+            }
+        });
     }
 
     fn wake(&self) {
@@ -162,7 +180,9 @@ impl Outbox {
     /// The connection has handed this stanza to the socket completely.
     pub fn written(&self, outgoing: &Outgoing) {
         metrics::written(outgoing);
+        self.trace(Stage::Written, outgoing, "");
         if self.managed.borrow().is_none() {
+            self.trace(Stage::Confirmed, outgoing, "by its socket");
             self.finished(outgoing);
         }
     }
@@ -289,6 +309,7 @@ impl Outbox {
             done
         };
         for outgoing in &done {
+            self.trace(Stage::Confirmed, outgoing, "by its client");
             self.finished(outgoing);
         }
         self.wake();
@@ -338,6 +359,13 @@ impl Outbox {
             (managed.map_or(0, |m| m.acked), unacked)
         };
         let all = self.close();
+        for outgoing in &all {
+            self.trace(
+                Stage::GivenBack,
+                outgoing,
+                "the session moves to another node",
+            );
+        }
         for entry in all.iter().filter_map(|outgoing| outgoing.entry) {
             self.log.given_up(entry.id);
         }
@@ -372,6 +400,11 @@ impl Outbox {
             if let Some(entry) = outgoing.entry {
                 self.log.handed_out(entry.id);
             }
+            self.trace(
+                Stage::Queued,
+                &outgoing,
+                "the session came from another node",
+            );
             self.queue.borrow_mut().push_back(outgoing);
         }
         self.control(resumed);

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rookery_bus::Frame;
 use rookery_features::delivery::{self, Decision};
@@ -37,6 +37,7 @@ use crate::outbox::Outgoing;
 use crate::presence_list::{InboundSubscription, Probe};
 use crate::reply;
 use crate::shard::{Broadcast, Parcel, Shard, Work};
+use crate::trace::{self, Stage};
 
 /// How often a stanza is looked up again before it counts as undeliverable.
 const MAX_HOPS: u8 = 3;
@@ -68,9 +69,20 @@ impl Work {
         }
     }
 
-    /// Whether it is a message that has its place in the log.
-    fn is_in_log(&self) -> bool {
-        matches!(self, Self::Route(parcel) if parcel.entry.is_some())
+    /// It waits, for this reason.
+    pub(crate) fn trace_held(&self, why: &'static str) {
+        match self {
+            Self::Route(parcel) => trace::stage(Stage::Held, &parcel.stanza, |step| {
+                step.entry(parcel.entry).detail(why)
+            }),
+            Self::Broadcast { presence, to } => {
+                trace::stage(Stage::Held, &presence.stanza, |step| {
+                    step.to(to).detail(why)
+                });
+            }
+            // The message itself is on its way.
+            Self::Copy { .. } | Self::Probe { .. } => {}
+        }
     }
 
     /// The account, as something that outlives the work.
@@ -162,6 +174,7 @@ impl Shard {
                 ..Parcel::new(answer)
             });
         }
+        trace::bounced(&parcel.stanza, error);
         parcel.end(Outcome::Bounced);
     }
 
@@ -194,8 +207,15 @@ impl Shard {
         let mut waiting = self.waiting.borrow_mut();
         if let Some(queue) = work.account().and_then(|account| waiting.get_mut(account)) {
             if self.may_wait(work.share(), queue) {
+                work.trace_held("behind what waits for the account");
                 queue.push_back(Queued::Work(work));
-            } else if work.is_in_log() {
+            } else if let Work::Route(parcel) = &work
+                && parcel.entry.is_some()
+            {
+                trace::stage(Stage::LeftInLog, &parcel.stanza, |step| {
+                    step.entry(parcel.entry)
+                        .detail("too much waits for the account")
+                });
                 leave_in_log(queue);
             } else {
                 drop(waiting);
@@ -303,6 +323,7 @@ impl Shard {
     }
 
     fn look_up_and_retry(self: &Rc<Self>, work: Work) -> Job {
+        work.trace_held("the account's clients, or whom it blocks, are looked up");
         let shard = Rc::clone(self);
         Box::pin(async move {
             let Some(account) = work.bare().map(|account| account.to_bare()) else {
@@ -427,6 +448,9 @@ impl Shard {
             })
             .collect();
         let decision = delivery::decide(stanza.kind, to.resource(), &candidates);
+        trace::stage(Stage::Decided, &stanza, |step| {
+            step.entry(parcel.entry).detail(said(&decision, &places))
+        });
         if let Some(kept) = self.wants_log(&parcel, &decision) {
             self.log(parcel, kept);
             return None;
@@ -562,8 +586,10 @@ impl Shard {
                 entry: parcel.entry,
                 counts: parcel.counts,
             };
+            let now = trace::now();
             match self.send_frame(epoch, frame) {
                 Ok(()) => {
+                    self.trace_to_node(&parcel, epoch, now);
                     is_taken = true;
                     parcel.counts = false;
                 }
@@ -595,21 +621,33 @@ impl Shard {
             && resource.answers.is_repeated(&outgoing.stanza)
         {
             metrics::count(outgoing.counts, outgoing.stanza.kind, Outcome::Dropped);
+            let outbox = &resource.outbox;
+            outbox.trace(
+                Stage::Dropped,
+                &outgoing,
+                "that request was answered before",
+            );
             return true;
         }
         if let Some(entry) = outgoing.entry
             && offline::is_stored(&outgoing.stanza)
         {
+            let left = |detail| {
+                resource.outbox.trace(Stage::LeftInLog, &outgoing, detail);
+            };
             if entry.id <= resource.read_up_to.get() {
+                left("the client has read it there");
                 return true;
             }
             if resource.reads_log.get() && (is_only || !resource.takes_messages.get()) {
                 if let Some(account) = self.accounts.borrow().get(resource.jid.bare_str()) {
                     account.log.came();
                 }
+                left("the client reads the log");
                 return true;
             }
             if !resource.outbox.has_room_for(&outgoing) && self.falls_behind(resource) {
+                left("the client is slow: it goes on from the log");
                 return true;
             }
         }
@@ -625,10 +663,17 @@ impl Shard {
         if parcel.hops > MAX_HOPS {
             if parcel.entry.is_some() {
                 // It is in the archive.
+                trace::stage(Stage::LeftInLog, &parcel.stanza, |step| {
+                    step.entry(parcel.entry).detail("only in the archive")
+                });
                 return;
             }
             return self.bounce(parcel, &Condition::RecipientUnavailable.into());
         }
+        trace::stage(Stage::Held, &parcel.stanza, |step| {
+            step.entry(parcel.entry)
+                .detail("its client is not there any more: looked up again")
+        });
         self.route(parcel);
     }
 
@@ -644,6 +689,17 @@ impl Shard {
         }
     }
 
+    /// The node that it went to may be quicker than this one.
+    fn trace_to_node(&self, parcel: &Parcel, to: Epoch, when: Option<SystemTime>) {
+        trace::stage(Stage::ToNode, &parcel.stanza, |step| {
+            let step = step.entry(parcel.entry).when(when);
+            match &self.node().cluster {
+                Some(cluster) => step.detail(cluster.name_of(to)),
+                None => step,
+            }
+        });
+    }
+
     fn send_frame(&self, to: Epoch, frame: Frame) -> Result<(), Box<Frame>> {
         match &self.node().cluster {
             Some(cluster) => cluster.send(to, frame),
@@ -654,6 +710,10 @@ impl Shard {
     /// Waits until the bus has room for a node. What follows for the account waits as well, and slows
     /// down who sent it.
     fn resend_job(self: &Rc<Self>, to: Epoch, frame: Frame, parcel: Parcel) -> Job {
+        trace::stage(Stage::Held, &parcel.stanza, |step| {
+            step.entry(parcel.entry)
+                .detail("there is no room on the way to its node")
+        });
         let shard = Rc::clone(self);
         Box::pin(async move {
             let Some(cluster) = &shard.node().cluster else {
@@ -665,7 +725,9 @@ impl Shard {
                 shard.node().settings.sessions.actor_timeout
             };
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
+            let now = trace::now();
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
+                shard.trace_to_node(&parcel, to, now);
                 return;
             }
             shard.give_up(Work::Route(parcel), &Condition::ResourceConstraint.into());
@@ -868,12 +930,22 @@ impl Shard {
         elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>>,
     ) {
         for (epoch, to) in elsewhere {
+            trace::stage(Stage::ToNode, stanza, |step| {
+                let step = step.to(&to);
+                match &self.node().cluster {
+                    Some(cluster) => step.detail(cluster.name_of(epoch)),
+                    None => step,
+                }
+            });
             let frame = Frame::Broadcast {
                 stanza: Stanza::clone(stanza),
                 to,
             };
             if self.send_frame(epoch, frame).is_err() {
                 metrics::MAILBOX_OVERFLOWS.with_label_values(&["bus"]).inc();
+                trace::stage(Stage::Dropped, stanza, |step| {
+                    step.detail("there is no room on the way to a node")
+                });
             }
         }
     }
@@ -989,6 +1061,10 @@ impl Shard {
         if let Some(queue) = waiting.get_mut(bare) {
             if !self.may_wait(delivery.parcel.share.as_ref(), queue) {
                 if delivery.parcel.entry.is_some() {
+                    trace::stage(Stage::LeftInLog, &delivery.parcel.stanza, |step| {
+                        step.entry(delivery.parcel.entry)
+                            .detail("too much waits for the account")
+                    });
                     leave_in_log(queue);
                 } else if delivery.responsible {
                     drop(waiting);
@@ -1083,6 +1159,21 @@ impl Broadcast {
             presence: self.clone(),
             to: vec![account],
         }
+    }
+}
+
+/// What was decided, for whoever traces the stanza.
+fn said(decision: &Decision, places: &[(Place, bool, i8)]) -> String {
+    match decision {
+        Decision::Deliver(chosen) => {
+            let names = chosen.iter().filter_map(|i| places.get(*i));
+            let names: Vec<_> = names.map(|(place, ..)| place.jid().as_str()).collect();
+            format!("for {}", names.join(", "))
+        }
+        Decision::Store => "nobody can take it now".into(),
+        Decision::Bounce(condition) => format!("refused: {}", condition.as_str()),
+        Decision::Ignore => "nobody can take it, and it is not kept".into(),
+        Decision::HandleByServer => "for the server".into(),
     }
 }
 

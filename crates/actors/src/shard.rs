@@ -37,6 +37,7 @@ use crate::outbox::{Outbox, Outgoing};
 use crate::presence_list::{PresenceList, SessionLost};
 use crate::receipts::Receipt;
 use crate::router::Queued;
+use crate::trace::{self, Stage};
 use crate::unread::Unread;
 use crate::user_session::{End, UserSession};
 use crate::{metrics, reply};
@@ -121,6 +122,15 @@ impl Parcel {
 
     /// It ends like that, and its sender may know.
     pub(crate) fn end(self, outcome: Outcome) {
+        let stage = match outcome {
+            Outcome::Delivered => Some(Stage::Handled),
+            Outcome::Dropped => Some(Stage::Dropped),
+            // Noted where it is known why, or where.
+            Outcome::Bounced | Outcome::Stored => None,
+        };
+        if let Some(stage) = stage {
+            trace::stage(stage, &self.stanza, |step| step);
+        }
         metrics::count(self.counts, self.stanza.kind, outcome);
     }
 
@@ -482,7 +492,7 @@ impl Shard {
         let max_bytes = self.node.settings.sessions.outbox_bytes;
         let resource = Rc::new(Resource {
             jid: jid.clone(),
-            outbox: Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log))),
+            outbox: Rc::new(Outbox::new(max_bytes, Rc::clone(&account.log), jid.clone())),
             load: Load::new(&self.node.budget),
             session,
             presence: RefCell::default(),

@@ -20,6 +20,7 @@ use rookery_proto::jid::{BareJid, Jid};
 use crate::cluster::Cluster;
 use crate::router::Place;
 use crate::shard::{Parcel, Shard};
+use crate::trace::{self, Stage};
 
 /// Accounts of a shard at most; of those beyond, messages wait for the next login.
 const MAX_ACCOUNTS: usize = 20_000;
@@ -84,6 +85,9 @@ impl Shard {
 
     /// A message that has its place in the log is not delivered in another way.
     pub(crate) fn leave_in_log(self: &Rc<Self>, parcel: &Parcel) {
+        trace::stage(Stage::LeftInLog, &parcel.stanza, |step| {
+            step.entry(parcel.entry)
+        });
         // One that is only archived is not waited for.
         if offline::is_stored(&parcel.stanza)
             && let Some(to) = &parcel.stanza.to

@@ -36,6 +36,7 @@ use crate::metrics::{self, Outcome};
 use crate::outbox::Outgoing;
 use crate::presence_list::Unavailable;
 use crate::shard::{Broadcast, Parcel, Shard, Work};
+use crate::trace::Stage;
 
 /// Messages that a session's mailbox holds: its connection has one batch under way at a time, the
 /// rest are rare.
@@ -314,6 +315,14 @@ impl Session {
         // One that was reading the log may have left the rest of it.
         let mut is_undelivered_again = self.resource.reads_log.get();
         for outgoing in unsent {
+            let detail = match outgoing.entry {
+                Some(_) => "undelivered in the log again, unless another client has it",
+                None if outgoing.counts => "looks for another client, or is bounced",
+                None => "a copy, or the server's own: it ends with the session",
+            };
+            self.resource
+                .outbox
+                .trace(Stage::GivenBack, &outgoing, detail);
             if let Some(entry) = outgoing.entry {
                 is_undelivered_again |= self.account.log.given_up(entry.id);
             } else {

@@ -13,22 +13,26 @@ mod routes;
 mod running;
 mod sessions;
 mod token;
+mod traces;
 mod users;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use rookery_actors::NodeShared;
 use rookery_actors::audit::Operator;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use self::fields::{Fields, Query};
 pub(crate) use self::problem::Problem;
 use self::routes::{Operation, Route};
 pub(crate) use self::routes::{encode, with_query};
 pub(crate) use self::token::Token;
+pub(crate) use self::traces::{Lines, wish};
 use crate::admin::Readiness;
 use crate::certificates::Certificates;
 use crate::config::{Config, Origin};
@@ -56,6 +60,15 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     /// JSON; nothing for `204 No Content`.
     pub(crate) body: Option<Value>,
+}
+
+/// What is answered to those who can read an answer that goes on.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// All of it.
+    Once(Reply),
+    /// JSON objects, one a line.
+    Lines(mpsc::Receiver<Bytes>),
 }
 
 impl Reply {
@@ -168,6 +181,22 @@ impl Api {
         answer.unwrap_or_else(Reply::from)
     }
 
+    /// The same for those who can read an answer that goes on.
+    pub(crate) async fn say(&self, call: &Call, by: &Operator) -> Said {
+        let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        match routes::find(&call.method, path) {
+            Ok((route, _)) if route.operation == Operation::Trace => {
+                let query = Query::parse(query);
+                let begun = query.only(route.query);
+                match begun.and_then(|()| self.trace_stream(&query, by)) {
+                    Ok(lines) => Said::Lines(lines),
+                    Err(problem) => Said::Once(problem.into()),
+                }
+            }
+            _ => Said::Once(self.call(call, by).await),
+        }
+    }
+
     async fn answer(&self, route: &Route, asked: &Asked<'_>) -> Result<Reply, Problem> {
         asked.query.only(route.query)?;
         match route.operation {
@@ -191,6 +220,11 @@ impl Api {
             Operation::SetLog => self.set_log(asked),
             Operation::Reload => self.reload(),
             Operation::ShowCertificate => self.show_certificate(),
+            // Not over HTTP, which comes to `Api::say`.
+            Operation::Trace => Err(Problem::new(
+                StatusCode::NOT_ACCEPTABLE,
+                "a trace is answered line by line: use `rookery trace`",
+            )),
         }
     }
 }

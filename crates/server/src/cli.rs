@@ -85,6 +85,28 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
     },
+    /// Show the way of the stanzas from and to an account or a session, live, on all nodes
+    ///
+    /// One line for each stage of a stanza's way: when, its number in this trace, on
+    /// which node, how long after the stage before, and what has become of it. Of what
+    /// stanzas say, only the names of the elements are shown, unless --bodies is given.
+    /// Both stand in the audit log. It ends when the time is up, or with Ctrl+C.
+    ///
+    /// The exit status is 1 if a node did not take part, or not to the end.
+    #[command(verbatim_doc_comment)]
+    Trace {
+        /// An account such as ann@localhost, or a session such as ann@localhost/desk.
+        jid: String,
+        /// How long, an hour at most: 30s, 5m.
+        #[arg(long = "for", value_name = "TIME", default_value = "5m", value_parser = time)]
+        time: Duration,
+        /// Show what stanzas say, up to 4096 bytes of each, but no passwords.
+        #[arg(long)]
+        bodies: bool,
+        /// Print a JSON object for each line instead.
+        #[arg(long)]
+        json: bool,
+    },
     /// Write accounts with all their data to a file that other servers can read (XEP-0227)
     ///
     /// Whether the server runs or not; what changes meanwhile may be in the file or

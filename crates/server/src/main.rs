@@ -34,6 +34,7 @@ mod sessions;
 mod status;
 mod status_page;
 mod tls;
+mod traces;
 mod web;
 mod websocket;
 mod wiring;
@@ -109,6 +110,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(commands::certificate(&config, command))
         }
         Command::Health => runtime()?.block_on(health::run(&config)),
+        Command::Trace {
+            jid,
+            time,
+            bodies,
+            json,
+        } => {
+            let wanted = traces::Wanted {
+                jid,
+                time,
+                bodies,
+                json,
+            };
+            runtime()?.block_on(traces::run(&config, wanted))
+        }
         Command::Drain { timeout } => runtime()?.block_on(drain::run(&config, timeout)),
         Command::Export(args) => runtime()?.block_on(portable::run_export(&config, args)),
         Command::Import(args) => runtime()?.block_on(portable::run_import(&config, args)),

@@ -15,9 +15,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Answering, Silence};
+use super::{Answering, Silence, traces};
 use crate::inspect::{SessionInfo, SessionPage, SessionsOf};
 use crate::node::NodeShared;
+use crate::trace::Wish;
 
 /// How long a node may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,13 +49,25 @@ pub(crate) enum Question {
     },
     /// How the node is. Answered by a [`Report`].
     Status,
+    /// Follow stanzas. Answered, until the time is up or who asked wants no more, by what
+    /// [`traces`](super::traces) reads.
+    Trace {
+        /// A session, or the account whose sessions these are.
+        jid: Jid,
+        /// Whether to tell what stanzas say.
+        bodies: bool,
+        /// How long, in milliseconds.
+        time_ms: u64,
+    },
 }
 
 impl Question {
     fn patience(&self) -> Duration {
         match self {
             Self::Status => STATUS_PATIENCE,
-            Self::Sessions(_) | Self::Kick { .. } | Self::Announce { .. } => PATIENCE,
+            Self::Sessions(_) | Self::Kick { .. } | Self::Announce { .. } | Self::Trace { .. } => {
+                PATIENCE
+            }
         }
     }
 }
@@ -73,8 +86,8 @@ pub(crate) struct Count {
 
 /// A question that is not answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Refusal {
-    refused: String,
+pub(super) struct Refusal {
+    pub(super) refused: String,
 }
 
 /// A node from which no answer came, or not all of it.
@@ -167,10 +180,18 @@ pub(super) async fn answer(node: &Arc<NodeShared>, question: &str, mut answering
             };
             let _ = answering.send(said).await;
         }
+        Question::Trace {
+            jid,
+            bodies,
+            time_ms,
+        } => {
+            let time = Duration::from_millis(time_ms);
+            traces::answer(Wish { jid, bodies, time }, answering).await;
+        }
     }
 }
 
-fn to_text(value: &impl Serialize) -> String {
+pub(super) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names, numbers and text are always JSON")
 }
 
@@ -227,7 +248,7 @@ impl NodeShared {
     }
 
     /// How people call this node; empty on a single node.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let cluster = self.cluster.as_ref();
         cluster.map_or_else(String::new, |cluster| {
             cluster.directory.this_node().name.to_string()
@@ -331,6 +352,7 @@ mod tests {
             r#"{"ask":"kick","who":"ann@localhost/desk"}"#,
             r#"{"ask":"announce","message":"<message/>","domain":null}"#,
             r#"{"ask":"status"}"#,
+            r#"{"ask":"trace","jid":"ann@localhost","bodies":false,"time_ms":1000}"#,
         ] {
             let question: Question = serde_json::from_str(text).unwrap();
             assert_eq!(to_text(&question), text);

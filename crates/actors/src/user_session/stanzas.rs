@@ -20,6 +20,7 @@ use crate::metrics::Outcome;
 use crate::outbox::Outgoing;
 use crate::presence_list::{OutboundSubscription, PresenceList, Unavailable, UserPresence};
 use crate::shard::{Broadcast, Parcel, Work};
+use crate::trace::{self, Stage};
 use crate::{dispatch, metrics, reply};
 
 /// What became of one stanza.
@@ -62,6 +63,7 @@ impl Session {
                     return Taken::Fatal(StreamError::from(StreamCondition::InvalidFrom));
                 }
                 metrics::stanza_in(stanza.kind);
+                trace::stage(Stage::Accepted, &stanza, |step| step.at(&self.resource.jid));
                 let share = self.resource.load.share(stanza.size());
                 let mut parcel = Parcel::counted(Arc::new(stanza), accepted);
                 parcel.share = Some(share);
@@ -186,6 +188,9 @@ impl Session {
         Taken::Waiting(Box::pin(async move {
             let answers = session.answered(request).await.unwrap_or_default();
             let is_bounced = answers.iter().any(Stanza::is_error);
+            if is_bounced {
+                trace::stage(Stage::Bounced, &parcel.stanza, |step| step);
+            }
             for answer in answers {
                 session.answer(answer);
             }
@@ -225,6 +230,9 @@ impl Session {
         let blocked = match (&*self.account.block_list.borrow(), &parcel.stanza.to) {
             (Some(list), Some(to)) => list.blocks(to) && to.bare_str() != self.jid.bare_str(),
             (None, _) => {
+                trace::stage(Stage::Held, &parcel.stanza, |step| {
+                    step.detail("the sender's block list is read")
+                });
                 let session = Rc::clone(self);
                 return Taken::Waiting(Box::pin(async move {
                     match session.shard.load_block_list(&session.account).await {
@@ -257,6 +265,7 @@ impl Session {
         if let Some(answer) = parcel.stanza.reply_error(error) {
             self.answer(answer);
         }
+        trace::bounced(&parcel.stanza, error);
         parcel.end(Outcome::Bounced);
     }
 

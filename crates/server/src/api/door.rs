@@ -11,7 +11,7 @@ use rookery_actors::audit::Operator;
 use tokio::sync::{mpsc, oneshot};
 
 use super::token::Entry;
-use super::{Api, Call, MAX_BODY_BYTES, Problem, Reply, Token};
+use super::{Api, Call, MAX_BODY_BYTES, Problem, Reply, Said, Token};
 use crate::web::{self, Answer, Origin};
 
 /// How long a body may take.
@@ -21,7 +21,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const CALLS: usize = 16;
 
 /// A call on its way to the thread that answers.
-type Waiting = (Call, Operator, oneshot::Sender<Reply>);
+type Waiting = (Call, Operator, oneshot::Sender<Said>);
 
 /// The way in.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Door {
                 let api = api.clone();
                 tokio::task::spawn_local(async move {
                     // Who asked may be gone; what was asked for is done all the same.
-                    let _ = reply.send(api.call(&call, &by).await);
+                    let _ = reply.send(api.say(&call, &by).await);
                 });
             }
         }
@@ -71,7 +71,11 @@ impl Door {
             }
             return answer;
         }
-        written(self.pass_on(request, by).await.unwrap_or_else(Reply::from))
+        match self.pass_on(request, by).await {
+            Ok(Said::Once(reply)) => written(reply),
+            Ok(Said::Lines(lines)) => web::lines("application/x-ndjson", lines),
+            Err(problem) => written(problem.into()),
+        }
     }
 
     /// RFC 6750 §2.1
@@ -102,7 +106,7 @@ impl Door {
         }
     }
 
-    async fn pass_on(&self, request: Request<Incoming>, by: Operator) -> Result<Reply, Problem> {
+    async fn pass_on(&self, request: Request<Incoming>, by: Operator) -> Result<Said, Problem> {
         let Some(calls) = self.calls.get() else {
             return Err(Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,

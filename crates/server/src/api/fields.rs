@@ -73,10 +73,13 @@ impl Fields {
         let Some(text) = self.optional_text(name)? else {
             return Ok(None);
         };
-        let time = Duration::read(&ValueKind::String(text.into()));
-        time.map(Some)
-            .ok_or_else(|| Problem::field(name, format!("allowed: {}", Duration::allowed())))
+        time(name, text).map(Some)
     }
+}
+
+fn time(name: &str, text: &str) -> Result<Duration, Problem> {
+    let time = Duration::read(&ValueKind::String(text.into()));
+    time.ok_or_else(|| Problem::field(name, format!("allowed: {}", Duration::allowed())))
 }
 
 /// The parameters of a query, in their order; not decoded ones are kept to be refused.
@@ -121,6 +124,11 @@ impl Query {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(other, _)| other == name);
         found.and_then(|(_, value)| value.as_deref())
+    }
+
+    /// A time such as `30s`, or nothing.
+    pub(super) fn time(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.get(name).map(|text| time(name, text)).transpose()
     }
 
     /// How many entries are wanted: 1 to `most`; `usual` if nothing is said.

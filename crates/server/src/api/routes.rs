@@ -27,6 +27,7 @@ pub(super) enum Operation {
     SetLog,
     Reload,
     ShowCertificate,
+    Trace,
 }
 
 /// A call that there is.
@@ -81,6 +82,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::PUT, "/api/v1/log", &[], Operation::SetLog, "log-level"),
     route(Method::POST, "/api/v1/config/reload", &[], Operation::Reload, "config-reload"),
     route(Method::GET, "/api/v1/certificate", &[], Operation::ShowCertificate, "certificate-show"),
+    route(Method::GET, "/api/v1/trace", &["jid", "for", "bodies"], Operation::Trace, "trace"),
 ];
 
 /// The call that a path means, and the variable parts of the path.

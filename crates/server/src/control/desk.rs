@@ -11,7 +11,7 @@ use rookery_directory::NodeInfo;
 
 use super::{AccountChanged, ClusterNode, ClusterStatus, Lease, Replies, Reply, Request, Session};
 use crate::admin::Readiness;
-use crate::api::{Api, Call};
+use crate::api::{self, Api, Call, Lines};
 use crate::config::Config;
 use crate::drain::{self, Progress};
 use crate::wiring::NodeHandle;
@@ -88,6 +88,21 @@ impl Desk {
                 by.did("user-add", account.as_str(), Ok(()));
                 replies.send(&Reply::Done).await
             }
+            Request::Trace {
+                jid,
+                bodies,
+                time_ms,
+            } => {
+                let time = Duration::from_millis(time_ms);
+                let wish = api::wish(jid, bodies, time);
+                match wish.and_then(|wish| self.api.trace(wish, replies.operator())) {
+                    Ok(lines) => trace(lines, &mut replies).await,
+                    Err(problem) => {
+                        let reason = problem.detail;
+                        replies.send(&Reply::Refused { reason }).await
+                    }
+                }
+            }
             Request::Call { method, path, body } => {
                 let Ok(method) = Method::from_bytes(method.as_bytes()) else {
                     let reason = format!("{method:?} is no method");
@@ -138,6 +153,18 @@ impl Desk {
             now = *progress.borrow_and_update();
         }
     }
+}
+
+/// Tells what a trace shows, until its end or until the command is gone.
+async fn trace(mut lines: Lines, replies: &mut Replies) -> io::Result<()> {
+    while let Some(line) = lines.next().await {
+        let line = serde_json::to_value(&line)?;
+        if replies.send(&Reply::Line { line }).await.is_err() {
+            // The usual end: Ctrl+C.
+            return Ok(());
+        }
+    }
+    replies.send(&Reply::Done).await
 }
 
 /// What a node knows of its cluster.

@@ -56,6 +56,15 @@ pub(crate) enum Request {
         /// The account.
         account: BareJid,
     },
+    /// Follow stanzas. Answered by [`Reply::Line`]…, once a second at least, and [`Reply::Done`].
+    Trace {
+        /// A session, or an account with all of its sessions.
+        jid: Jid,
+        /// Whether to show what stanzas say.
+        bodies: bool,
+        /// How long, in milliseconds.
+        time_ms: u64,
+    },
     /// A call of the API. Answered by [`Reply::Answer`].
     Call {
         /// The method of HTTP.
@@ -104,6 +113,11 @@ pub(crate) enum Reply {
     },
     /// What the node knows of its cluster.
     Cluster(ClusterStatus),
+    /// A line of a trace, as the API has it.
+    Line {
+        /// What it says.
+        line: Value,
+    },
     /// What the API answers.
     Answer {
         /// As in HTTP.
@@ -320,6 +334,14 @@ mod tests {
                 r#"{"version":1,"request":"call","method":"PUT","path":"/api/v1/log","body":{"level":"debug"}}"#,
             ),
             (
+                Request::Trace {
+                    jid: ann().into(),
+                    bodies: true,
+                    time_ms: 1000,
+                },
+                r#"{"version":1,"request":"trace","jid":"ann@localhost","bodies":true,"time_ms":1000}"#,
+            ),
+            (
                 Request::ClusterStatus,
                 r#"{"version":1,"request":"cluster-status"}"#,
             ),
@@ -354,6 +376,9 @@ mod tests {
                 queued_bytes: 345,
                 node: "one".into(),
             }),
+            Reply::Line {
+                line: serde_json::json!({ "line": "alive" }),
+            },
             Reply::Answer {
                 status: 204,
                 body: None,

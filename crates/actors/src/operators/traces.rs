@@ -1,0 +1,606 @@
+//! A trace of stanzas on all nodes: each tells its events as they come, the node that is asked puts them in
+//! order.
+//!
+//! Events of different nodes are in the order of their clocks. Each waits [`HOLD`] for what others have yet
+//! to tell, so clocks that differ by less than a node needs to tell make no odd order; those that differ by
+//! more do.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hashbrown::{HashMap, HashSet};
+use rookery_directory::NodeInfo;
+use rookery_proto::cluster::Epoch;
+use rookery_proto::datetime;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::questions::{Question, Refusal, to_text};
+use super::{Answering, MAX_PART_BYTES, Silence};
+use crate::node::NodeShared;
+use crate::trace::{self, Event, LONGEST, Listener, Look, MAX_EVENT_BYTES, TooMany, Wish};
+
+/// How long events wait for those of other nodes that were before them.
+const HOLD: Duration = Duration::from_millis(250);
+
+/// How long a node gathers events for one part of its answer.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// A node says at least so often that it is there, and so does the trace as a whole.
+const ALIVE: Duration = Duration::from_secs(1);
+
+/// How long another node may be silent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for nodes that have come.
+const LOOK_FOR_NODES: Duration = Duration::from_secs(1);
+
+/// Events in one part of an answer, before they are divided by their size.
+const EVENTS_A_PART: usize = 200;
+
+/// What nodes have told and nobody has read.
+const TOLD: usize = 16;
+
+/// Stanzas that are known again.
+const KNOWN: usize = 4096;
+
+/// A part of a node's answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    events: Vec<Event>,
+    /// How many there were besides.
+    left_out: u64,
+}
+
+/// What is to be read of a trace, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "line", rename_all = "kebab-case")]
+pub enum Line {
+    /// A node takes part from now on, or does not.
+    Node {
+        /// How people call it; empty on a single node.
+        node: String,
+        /// Whether it takes part.
+        tracing: bool,
+        /// Why not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A stanza has come to a stage of its way.
+    Stage(Box<Step>),
+    /// Events of a node are missing, as there were too many.
+    LeftOut {
+        /// How people call it; empty on a single node.
+        node: String,
+        /// How many.
+        events: u64,
+    },
+    /// Nothing has happened for a second.
+    Alive,
+    /// The time is up.
+    End,
+}
+
+/// A stanza at a stage of its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The number of the stanza in this trace.
+    pub stanza: u64,
+    /// The node; empty on a single node.
+    pub node: String,
+    /// When, by the node's clock (XEP-0082).
+    pub at: String,
+    /// Microseconds since the stanza's stage before this one, perhaps on another node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_us: Option<u64>,
+    /// The stage.
+    pub stage: Cow<'static, str>,
+    /// What has become of the stanza, where that is known: `delivered`, `stored`, `bounced`, `dropped`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Cow<'static, str>>,
+    /// A few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// `message`, `presence` or `iq`.
+    pub kind: Cow<'static, str>,
+    /// Its type, where it has one.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind_type: Option<Cow<'static, str>>,
+    /// Its identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Who sends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Whom it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The client that this stage is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// Its place in the recipient's log, which is its `<stanza-id/>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// What it is like, at its first stage.
+    #[serde(flatten)]
+    pub look: Option<Look>,
+}
+
+/// A trace under way. It ends, on all nodes, when this is dropped.
+pub struct Tracing {
+    node: Arc<NodeShared>,
+    wish: Wish,
+    end: Instant,
+    told: mpsc::Receiver<Told>,
+    teller: mpsc::Sender<Told>,
+    /// One for each node.
+    tellers: JoinSet<()>,
+    asked: HashSet<Epoch>,
+    look_at: Instant,
+    /// Events that wait for those before them, in the order of their times.
+    held: Vec<Held>,
+    stanzas: Stanzas,
+    ready: VecDeque<Line>,
+    said: Instant,
+    is_over: bool,
+}
+
+/// What a node tells.
+struct Told {
+    node: String,
+    what: What,
+}
+
+enum What {
+    /// It takes part from now on.
+    Begins,
+    /// So has happened.
+    Part(Part),
+    /// It does not take part any more.
+    Silent(String),
+}
+
+struct Held {
+    until: Instant,
+    node: String,
+    event: Event,
+}
+
+impl NodeShared {
+    /// Starts a trace on this node and all others. Has to be called, and read, on a thread on which local
+    /// tasks may be started.
+    ///
+    /// # Errors
+    /// If this node runs as many as it may.
+    pub fn trace(self: &Arc<Self>, wish: Wish) -> Result<Tracing, TooMany> {
+        let listener = trace::start(&wish)?;
+        let (teller, told) = mpsc::channel(TOLD);
+        let now = Instant::now();
+        let mut tracing = Tracing {
+            node: Arc::clone(self),
+            end: now + wish.time.min(LONGEST),
+            wish,
+            told,
+            tellers: JoinSet::new(),
+            asked: HashSet::new(),
+            look_at: now,
+            held: Vec::new(),
+            stanzas: Stanzas::default(),
+            ready: VecDeque::from([line(self.name(), true, None)]),
+            said: now,
+            is_over: false,
+            teller,
+        };
+        let to = tracing.teller.clone();
+        tracing.tellers.spawn_local(tell(listener, self.name(), to));
+        Ok(tracing)
+    }
+}
+
+impl Tracing {
+    /// The next line, as soon as there is one; `None` at the end. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Line> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                self.said = Instant::now();
+                return Some(line);
+            }
+            if self.is_over {
+                return None;
+            }
+            let now = Instant::now();
+            if now >= self.end {
+                while let Ok(told) = self.told.try_recv() {
+                    self.take(told);
+                }
+                self.release(None);
+                self.ready.push_back(Line::End);
+                self.is_over = true;
+                continue;
+            }
+            if now >= self.look_at {
+                self.look_at = now + LOOK_FOR_NODES;
+                self.ask_new_nodes();
+            }
+            self.release(Some(now));
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if now >= self.said + ALIVE {
+                self.ready.push_back(Line::Alive);
+                continue;
+            }
+            let due = self.held.iter().map(|held| held.until).min();
+            let wake = self.end.min(self.look_at).min(self.said + ALIVE);
+            let wake = due.map_or(wake, |due| due.min(wake));
+            if let Ok(Some(told)) = tokio::time::timeout_at(wake, self.told.recv()).await {
+                self.take(told);
+            }
+        }
+    }
+
+    fn take(&mut self, Told { node, what }: Told) {
+        match what {
+            What::Begins => self.ready.push_back(line(node, true, None)),
+            What::Silent(why) => self.ready.push_back(line(node, false, Some(why))),
+            What::Part(Part { events, left_out }) => {
+                let until = Instant::now() + HOLD;
+                self.held.extend(events.into_iter().map(|event| Held {
+                    until,
+                    node: node.clone(),
+                    event,
+                }));
+                // Those of one node at the same time stay in their order.
+                self.held.sort_by_key(|held| held.event.at);
+                if left_out > 0 {
+                    let events = left_out;
+                    self.ready.push_back(Line::LeftOut { node, events });
+                }
+            }
+        }
+    }
+
+    /// Lets go what has waited long enough until `now`, and what was before that; everything if there is no
+    /// `now`.
+    fn release(&mut self, now: Option<Instant>) {
+        let is_due = |held: &Held| now.is_none_or(|now| held.until <= now);
+        let Some(last) = self.held.iter().rposition(is_due) else {
+            return;
+        };
+        for Held { node, event, .. } in self.held.drain(..=last) {
+            let step = self.stanzas.step(node, event);
+            self.ready.push_back(Line::Stage(Box::new(step)));
+        }
+    }
+
+    /// Asks those nodes that were not asked.
+    fn ask_new_nodes(&mut self) {
+        let Some(cluster) = &self.node.cluster else {
+            return;
+        };
+        let own = cluster.epoch();
+        for info in cluster.directory.nodes() {
+            if info.epoch == own || !self.asked.insert(info.epoch) {
+                continue;
+            }
+            let rest = self.end.saturating_duration_since(Instant::now());
+            let question = Question::Trace {
+                jid: self.wish.jid.clone(),
+                bodies: self.wish.bodies,
+                time_ms: u64::try_from(rest.as_millis()).unwrap_or(u64::MAX),
+            };
+            let ask = ask(
+                Arc::clone(&self.node),
+                info,
+                to_text(&question),
+                self.teller.clone(),
+            );
+            self.tellers.spawn_local(ask);
+        }
+    }
+}
+
+/// Tells what this node sees.
+async fn tell(mut listener: Listener, node: String, to: mpsc::Sender<Told>) {
+    loop {
+        // Whoever reads ends this task.
+        let events = listener.next(EVENTS_A_PART, LONGEST).await;
+        let left_out = listener.left_out();
+        let told = Told {
+            node: node.clone(),
+            what: What::Part(Part { events, left_out }),
+        };
+        if to.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn line(node: String, tracing: bool, reason: Option<String>) -> Line {
+    Line::Node {
+        node,
+        tracing,
+        reason,
+    }
+}
+
+/// Tells what another node sees.
+async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::Sender<Told>) {
+    let mut begun = false;
+    let tell = async |what| {
+        let node = info.name.to_string();
+        to.send(Told { node, what }).await.map_err(|_| None)
+    };
+    let listen = async {
+        let cluster = node.cluster.as_ref().ok_or(None)?;
+        let silent = |why: Silence| Some(why.to_string());
+        let mut answer = cluster.ask_operator(info.epoch, question).map_err(silent)?;
+        while let Some(text) = answer.next(PATIENCE).await.map_err(silent)? {
+            let Ok(part) = serde_json::from_str::<Part>(&text) else {
+                return Err(Some(why_refused(&text)));
+            };
+            if !std::mem::replace(&mut begun, true) {
+                tell(What::Begins).await?;
+            }
+            if part != Part::default() {
+                tell(What::Part(part)).await?;
+            }
+        }
+        Err(Some("has stopped to trace".to_owned()))
+    };
+    let ended: Result<(), Option<String>> = listen.await;
+    if let Err(Some(why)) = ended {
+        tracing::warn!(node = %info.name, %why, "a trace on another node");
+        // Nobody may read any more.
+        let _ = tell(What::Silent(why)).await;
+    }
+}
+
+/// What a node says that does not take part.
+fn why_refused(text: &str) -> String {
+    match serde_json::from_str(text) {
+        // Older ones do not know the question, and say so in words of their own.
+        Ok(Refusal { refused }) if refused == TooMany.to_string() => refused,
+        _ => Silence::Misunderstood.to_string(),
+    }
+}
+
+/// Answers another node: an empty part at once, events as they come, an empty part each second.
+pub(super) async fn answer(wish: Wish, mut answering: Answering) {
+    let mut listener = match trace::start(&wish) {
+        Ok(listener) => listener,
+        Err(too_many) => {
+            let refused = too_many.to_string();
+            // Nobody may wait any more; here and below.
+            let _ = answering.send(to_text(&Refusal { refused })).await;
+            return;
+        }
+    };
+    let end = Instant::now() + wish.time.min(LONGEST);
+    let mut events = Vec::new();
+    loop {
+        let left_out = listener.left_out();
+        for part in parts(events, left_out) {
+            if answering.send(to_text(&part)).await.is_err() {
+                return;
+            }
+        }
+        if Instant::now() >= end || !answering.is_from_a_known_node() {
+            return;
+        }
+        events = listener.next(EVENTS_A_PART, ALIVE).await;
+        if !events.is_empty() && events.len() < EVENTS_A_PART {
+            tokio::time::sleep(GATHER).await;
+            let rest = EVENTS_A_PART - events.len();
+            events.extend(listener.next(rest, Duration::ZERO).await);
+        }
+    }
+}
+
+/// Divides events into parts that fit into frames; one part at least.
+fn parts(events: Vec<Event>, left_out: u64) -> Vec<Part> {
+    let mut parts = vec![Part {
+        events: Vec::new(),
+        left_out,
+    }];
+    let mut bytes = 0;
+    for event in events {
+        let size = to_text(&event).len();
+        if bytes > 0 && bytes + size > MAX_PART_BYTES - MAX_EVENT_BYTES {
+            parts.push(Part::default());
+            bytes = 0;
+        }
+        bytes += size + 1;
+        if let Some(part) = parts.last_mut() {
+            part.events.push(event);
+        }
+    }
+    parts
+}
+
+/// The stanzas of a trace by what they are known by, the last ones.
+#[derive(Default)]
+struct Stanzas {
+    by_key: HashMap<u64, u64>,
+    /// By account and place in its log: what is read from a log has changed on the way.
+    by_entry: HashMap<(String, u64), u64>,
+    known: HashMap<u64, Known>,
+    /// In the order of their numbers.
+    order: VecDeque<u64>,
+    next: u64,
+}
+
+struct Known {
+    at: u64,
+    key: u64,
+    entry: Option<(String, u64)>,
+}
+
+impl Stanzas {
+    fn step(&mut self, node: String, event: Event) -> Step {
+        let account = event.resource.as_deref().or(event.to.as_deref());
+        let account = account.map(|jid| jid.split('/').next().unwrap_or_default().to_owned());
+        let entry = account.zip(event.entry);
+        // A client may use an `id` again.
+        let is_new = event.stage == "accepted";
+        let by_entry = entry.as_ref().and_then(|entry| self.by_entry.get(entry));
+        let number = by_entry.or_else(|| self.by_key.get(&event.key)).copied();
+        let number = number.filter(|_| !is_new);
+        let is_first = number.is_none();
+        let number = number.unwrap_or_else(|| self.begin());
+        self.by_key.insert(event.key, number);
+        let mut after_us = None;
+        if let Some(known) = self.known.get_mut(&number) {
+            after_us = Some(event.at.saturating_sub(known.at)).filter(|_| !is_first);
+            known.at = event.at;
+            known.key = event.key;
+            if entry.is_some() {
+                known.entry.clone_from(&entry);
+            }
+        }
+        if let Some(entry) = entry {
+            self.by_entry.insert(entry, number);
+        }
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(event.at));
+        Step {
+            stanza: number,
+            node,
+            at: datetime::format_micros(at.unwrap_or(SystemTime::UNIX_EPOCH)),
+            after_us,
+            stage: event.stage,
+            outcome: event.outcome,
+            detail: event.detail,
+            kind: event.kind,
+            kind_type: event.kind_type,
+            id: event.id,
+            from: event.from,
+            to: event.to,
+            resource: event.resource,
+            entry: event.entry.map(|entry| entry.to_string()),
+            look: event.look.filter(|_| is_first),
+        }
+    }
+
+    fn begin(&mut self) -> u64 {
+        self.next += 1;
+        let number = self.next;
+        let known = Known {
+            at: 0,
+            key: 0,
+            entry: None,
+        };
+        self.known.insert(number, known);
+        self.order.push_back(number);
+        if self.order.len() > KNOWN {
+            self.forget_oldest();
+        }
+        number
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(oldest) = self.order.pop_front() else {
+            return;
+        };
+        let Some(Known { key, entry, .. }) = self.known.remove(&oldest) else {
+            return;
+        };
+        if self.by_key.get(&key) == Some(&oldest) {
+            self.by_key.remove(&key);
+        }
+        if let Some(entry) = entry
+            && self.by_entry.get(&entry) == Some(&oldest)
+        {
+            self.by_entry.remove(&entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at: u64, stage: &'static str, key: u64) -> Event {
+        serde_json::from_value(serde_json::json!({
+            "at": at, "stage": stage, "key": key, "kind": "message", "to": "bob@x",
+            "look": { "size": 1, "children": [] },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_stanza_keeps_its_number_on_all_nodes() {
+        let mut stanzas = Stanzas::default();
+        let mut step = |event| {
+            let step = stanzas.step("n".into(), event);
+            (step.stanza, step.after_us, step.look.is_some())
+        };
+        assert_eq!(step(event(10, "accepted", 1)), (1, None, true));
+        assert_eq!(step(event(11, "accepted", 2)), (2, None, true));
+        let committed = Event {
+            entry: Some(7),
+            ..event(15, "committed", 1)
+        };
+        assert_eq!(step(committed), (1, Some(5), false));
+        // From the log: another content, another key.
+        let queued = Event {
+            entry: Some(7),
+            resource: Some("bob@x/phone".into()),
+            ..event(25, "queued", 3)
+        };
+        assert_eq!(step(queued), (1, Some(10), false));
+        assert_eq!(step(event(30, "written", 3)), (1, Some(5), false));
+        // A clock that is behind.
+        assert_eq!(step(event(29, "confirmed", 3)), (1, Some(0), false));
+        // The same `id` once more.
+        assert_eq!(step(event(40, "accepted", 1)), (3, None, true));
+        assert_eq!(step(event(41, "queued", 1)), (3, Some(1), false));
+    }
+
+    #[test]
+    fn old_stanzas_are_forgotten() {
+        let mut stanzas = Stanzas::default();
+        let many = 2 * KNOWN as u64;
+        for number in 0..many {
+            let event = Event {
+                entry: Some(number),
+                ..event(number, "queued", number)
+            };
+            stanzas.step(String::new(), event);
+        }
+        assert_eq!(stanzas.known.len(), KNOWN);
+        assert_eq!(stanzas.by_key.len(), KNOWN);
+        assert_eq!(stanzas.by_entry.len(), KNOWN);
+        assert_eq!(stanzas.order.len(), KNOWN);
+    }
+
+    #[test]
+    fn parts_fit_into_frames() {
+        let large = Event {
+            detail: Some("x".repeat(60_000)),
+            ..event(1, "queued", 1)
+        };
+        let parts = parts(vec![large; 9], 5);
+        assert!(parts.len() > 1);
+        assert!(
+            parts
+                .iter()
+                .all(|part| to_text(part).len() < MAX_PART_BYTES)
+        );
+        let events: usize = parts.iter().map(|part| part.events.len()).sum();
+        assert_eq!(events, 9);
+        assert_eq!(parts.iter().map(|part| part.left_out).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn who_does_not_take_part_says_why() {
+        let refusal = |refused: String| why_refused(&to_text(&Refusal { refused }));
+        assert_eq!(refusal(TooMany.to_string()), TooMany.to_string());
+        let unknown = refusal("unknown variant `trace`".into());
+        assert_eq!(unknown, Silence::Misunderstood.to_string());
+        assert_eq!(why_refused("?"), Silence::Misunderstood.to_string());
+    }
+}
