@@ -289,7 +289,9 @@ fn told(refused: &Refused) -> StanzaError {
         }
         Refused::Exists(_) => Condition::Conflict,
         Refused::NoAccount(_) | Refused::NoContact { .. } => Condition::ItemNotFound,
-        Refused::Full | Refused::Failed(_) => Condition::ResourceConstraint,
+        Refused::Full | Refused::Undelivered(_) | Refused::Failed(_) => {
+            Condition::ResourceConstraint
+        }
     });
     let error = match refused {
         Refused::Failed(_) => error.with_kind(ErrorType::Wait),

@@ -156,6 +156,9 @@ impl Shard {
     /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1). Until
     /// that has arrived the sender has it under way.
     pub(crate) fn bounce(self: &Rc<Self>, mut parcel: Parcel, error: &StanzaError) {
+        if let Some(receipt) = &parcel.receipt {
+            receipt.bounce();
+        }
         if let Some(answer) = parcel.stanza.reply_error(error) {
             self.route(Parcel {
                 share: parcel.share.take(),
