@@ -180,6 +180,18 @@ fn a_bad_configuration_ends_with_status_2_and_says_what_is_allowed() {
             "allowed: \"required\", \"optional\", \"disabled\"",
         ),
         ("tls.key=key.pem", "set tls.certificate as well"),
+        (
+            "storage.url=postgres://db/rookery",
+            "storage.url: \"postgres://db/rookery\" cannot be used: the URL names no user",
+        ),
+        (
+            "storage.url=postgres://:hidden@db/rookery",
+            "storage.url: \"postgres://:***@db/rookery\" cannot be used: the URL names no user",
+        ),
+        (
+            "storage.url=postgres://ann:hidden@db/rookery?sslmode=perhaps",
+            "allowed: sqlite://PATH, postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+        ),
     ] {
         for command in [
             vec!["serve"],
@@ -192,6 +204,7 @@ fn a_bad_configuration_ends_with_status_2_and_says_what_is_allowed() {
             let output = run(&directory, &arguments);
             assert_eq!(status(&output), Some(2), "{command:?}");
             assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+            assert!(!stderr(&output).contains("hidden"), "{}", stderr(&output));
         }
     }
     assert!(

@@ -48,6 +48,14 @@ use retention::Sweep;
 /// Name of this backend in metrics.
 const BACKEND: &str = "postgres";
 
+/// Whether a URL can name a database, as far as that shows without asking anybody.
+///
+/// # Errors
+/// In words, without the password.
+pub(crate) fn check_url(url: &str) -> Result<(), String> {
+    config::read(url).map(drop)
+}
+
 /// A database on a `PostgreSQL` server.
 #[derive(Debug)]
 pub(crate) struct PostgresStorage {
