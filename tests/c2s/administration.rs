@@ -434,6 +434,28 @@ async fn a_configuration_is_taken_over_or_refused_as_a_whole() {
     std::fs::write(&file, "short\n").expect("written");
     let (status, problem) = api.call("POST", "/api/v1/config/reload", NOTHING).await;
     assert_eq!(status, 422, "{problem}");
+/// 202 would be wrong: nobody has it.
+#[tokio::test]
+async fn a_message_that_goes_nowhere_is_not_answered_as_sent() {
+    let server = with_api().await;
+    let api = Api::of(&server).await;
+    let mut ann = server.online("ann/desk").await;
+    let item = Element::new("item", BLOCKING).with_attr("jid", "localhost");
+    let block = Element::new("block", BLOCKING).with_child(item);
+    ann.query(set(block)).await;
+    let message = json!({ "to": "ann@localhost", "body": "hello" });
+    let (status, problem) = api.call("POST", "/api/v1/messages", &message).await;
+    assert_eq!(
+        (status, &problem["field"]),
+        (503, &json!("to")),
+        "{problem}"
+    );
+    let all = json!({ "audience": "accounts", "domain": "localhost", "body": "all" });
+    let sent = api.done("POST", "/api/v1/announcements", &all).await;
+    assert_eq!(sent["recipients"], 0);
+    ann.expect_nothing().await;
+}
+
     let detail = problem["detail"].as_str().expect("text");
     assert!(detail.contains("admin.token_file"), "{detail}");
     assert_eq!(
