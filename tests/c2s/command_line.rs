@@ -121,6 +121,66 @@ async fn what_cannot_be_an_account_is_refused() {
     assert_eq!(stdout(&server.cli(&["user", "list"]).await), "");
 }
 
+/// XEP-0077 §3.2: what a deleted account's contacts had with it ends.
+#[tokio::test]
+async fn contacts_of_a_deleted_account_are_told() {
+    let server = TestServer::start().await;
+    let mut ann = server.online("ann/desk").await;
+    let mut ben = server.online("ben/desk").await;
+    befriend(&mut ann, &mut ben).await;
+    ann.roster().await;
+    stdout(&server.cli(&["user", "delete", "ben@localhost"]).await);
+    ben.expect_stream_error("not-authorized").await;
+    ann.allow(roster_push("ben@localhost", "to"));
+    ann.expect_all([
+        presence_from("unsubscribe", "ben@localhost"),
+        presence_from("unsubscribed", "ben@localhost"),
+        unavailable_from("ben@localhost/desk"),
+        roster_push("ben@localhost", "none"),
+    ])
+    .await;
+    ann.expect_nothing().await;
+}
+
+/// The same while no server runs: the contacts find it when they log in.
+#[tokio::test]
+async fn rosters_forget_an_account_that_is_deleted_while_no_server_runs() {
+    let mut server = TestServer::start().await;
+    let mut ann = server.online("ann/desk").await;
+    let mut ben = server.online("ben/desk").await;
+    server.add_user("cat").await;
+    server.add_user("dan").await;
+    befriend(&mut ann, &mut ben).await;
+    // Ben has not had an answer from Cat, and Dan none from Ben.
+    ben.send(presence_to("subscribe", "cat@localhost")).await;
+    ben.expect_nothing().await;
+    let mut dan = server.online("dan/desk").await;
+    dan.send(presence_to("subscribe", "ben@localhost")).await;
+    ben.expect(presence_from("subscribe", "dan@localhost"))
+        .await;
+    server.kill();
+    for client in [ann, ben, dan] {
+        client.vanish();
+    }
+    stdout(&server.cli(&["user", "delete", "ben@localhost"]).await);
+    let again = server.cli(&["user", "delete", "ben@localhost"]).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    server.come_back().await;
+    for (who, left) in [
+        ("ann/desk", Some("none")),
+        ("cat/desk", None),
+        ("dan/desk", Some("none")),
+    ] {
+        let mut contact = server.online(who).await;
+        let roster = contact.roster().await;
+        let item = roster.first();
+        assert_eq!(item.and_then(|item| item.attr("subscription")), left);
+        assert_eq!(item.and_then(|item| item.attr("ask")), None, "{who}");
+        // No request of somebody who is gone.
+        contact.expect_nothing().await;
+    }
+}
+
 /// RFC 6120 §4.9.3.12: whose account is gone, or whose password changed, is logged in no longer.
 #[tokio::test]
 async fn a_deleted_account_and_a_changed_password_end_sessions() {

@@ -305,7 +305,7 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         password: PasswordArgs,
     },
-    /// Delete an account with everything that belongs to it, and end its sessions.
+    /// Delete an account with everything that belongs to it; its sessions and subscriptions end.
     Delete {
         /// The account's address.
         address: String,
