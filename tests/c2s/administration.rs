@@ -260,12 +260,23 @@ async fn bad_input_is_named() {
             json!({ "timeout": "soon" }),
             "timeout",
         ),
+        ("POST", "/api/v1/drain?node=*", Value::Null, "node"),
+        (
+            "PUT",
+            "/api/v1/log?node=*",
+            json!({ "level": "loud" }),
+            "level",
+        ),
+        ("GET", "/api/v1/log?nodes=*", Value::Null, "nodes"),
+        ("GET", "/api/v1/sessions?node=*", Value::Null, "node"),
     ] {
         let (status, problem) = api.call(method, path, &body).await;
         assert_eq!(status, 400, "{method} {path} {body}: {problem}");
         assert_eq!(problem["field"], field, "{method} {path} {body}: {problem}");
     }
     assert_eq!(api.call("GET", "/api/v1/nonsense", NOTHING).await.0, 404);
+    let (status, problem) = api.call("GET", "/api/v1/log?node=other", NOTHING).await;
+    assert_eq!((status, &problem["field"]), (404, &json!("node")));
     assert_eq!(api.call("PATCH", "/api/v1/users", NOTHING).await.0, 405);
     let big = json!({ "to": "ann@localhost", "body": "x".repeat(200_000) });
     let refused = api::raw(&server, "POST", "/api/v1/messages", Some(TOKEN), &big).await;
@@ -276,8 +287,11 @@ async fn bad_input_is_named() {
     let contacts = api.done("GET", roster, NOTHING).await;
     assert_eq!(contacts["contacts"], json!([]));
     assert_eq!(
-        api.done("GET", "/api/v1/log", NOTHING).await,
-        json!({ "level": "info" })
+        api.done("GET", "/api/v1/log?node=*", NOTHING).await,
+        json!({
+            "nodes": [{ "node": "", "status": 200, "answer": { "level": "info" } }],
+            "unanswered": []
+        })
     );
     let mut ann = server.online("ann/desk").await;
     ann.expect_nothing().await;
@@ -420,20 +434,6 @@ async fn messages_and_announcements_arrive() {
     ann.expect_nothing().await;
 }
 
-#[tokio::test]
-async fn a_configuration_is_taken_over_or_refused_as_a_whole() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("token");
-    std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
-    let setting = format!("admin.token_file={}", file.display());
-    let server = TestServer::with(&[&setting]).await;
-    let api = Api::of(&server).await;
-    api.done("PUT", "/api/v1/log", &json!({ "level": "debug" }))
-        .await;
-
-    std::fs::write(&file, "short\n").expect("written");
-    let (status, problem) = api.call("POST", "/api/v1/config/reload", NOTHING).await;
-    assert_eq!(status, 422, "{problem}");
 /// 202 would be wrong: nobody has it.
 #[tokio::test]
 async fn a_message_that_goes_nowhere_is_not_answered_as_sent() {
@@ -456,6 +456,20 @@ async fn a_message_that_goes_nowhere_is_not_answered_as_sent() {
     ann.expect_nothing().await;
 }
 
+#[tokio::test]
+async fn a_configuration_is_taken_over_or_refused_as_a_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    let setting = format!("admin.token_file={}", file.display());
+    let server = TestServer::with(&[&setting]).await;
+    let api = Api::of(&server).await;
+    api.done("PUT", "/api/v1/log", &json!({ "level": "debug" }))
+        .await;
+
+    std::fs::write(&file, "short\n").expect("written");
+    let (status, problem) = api.call("POST", "/api/v1/config/reload", NOTHING).await;
+    assert_eq!(status, 422, "{problem}");
     let detail = problem["detail"].as_str().expect("text");
     assert!(detail.contains("admin.token_file"), "{detail}");
     assert_eq!(

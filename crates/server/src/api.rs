@@ -7,6 +7,7 @@
 pub(crate) mod door;
 mod fields;
 mod messages;
+pub(crate) mod nodes;
 mod problem;
 mod rosters;
 mod routes;
@@ -157,7 +158,16 @@ impl Api {
             query: Query::parse(query),
             body: &call.body,
         };
-        let answer = self.answer(route, &asked).await;
+        let answer = match asked.query.get("node") {
+            Some(node) if route.query.contains(&"node") => {
+                let at = (node, by);
+                match asked.query.only(route.query) {
+                    Ok(()) => self.at_nodes(route, &asked, call, at).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            _ => self.answer(route, &asked).await,
+        };
         if route.method != Method::GET {
             let on = on_what(&asked);
             match &answer {
@@ -195,8 +205,19 @@ impl Api {
     }
 }
 
-/// What a call is about, for the audit log: the variable parts of its path, or the names in its body.
+/// What a call is about, for the audit log, and at which nodes.
 fn on_what(asked: &Asked<'_>) -> String {
+    let what = named(asked);
+    let what = match asked.query.get("node") {
+        None => return what,
+        Some(nodes::ALL) => format!("{what} at all nodes"),
+        Some(node) => format!("{what} at node {node}"),
+    };
+    what.trim_start().to_owned()
+}
+
+/// The variable parts of a call's path, or the names in its body.
+fn named(asked: &Asked<'_>) -> String {
     if !asked.path.is_empty() {
         return asked.path.join(" ");
     }

@@ -78,12 +78,16 @@ pub(crate) enum Command {
     ///
     /// The exit status is 0 when no session is left, and 1 if some are when the time
     /// is up. In both cases the server runs on, without new clients, until it is
-    /// stopped. Interrupting the command does not interrupt the drain.
+    /// stopped. Interrupting the command does not interrupt the drain. With --node
+    /// another node is drained, and the server here says how far it is.
     #[command(verbatim_doc_comment)]
     Drain {
         /// How long clients may take to go on elsewhere, once they are sent away: 500ms, 60s, 5m.
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
+        /// Drain this node, not the one here: its name or its epoch, as `cluster status` has them.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
     },
     /// Write accounts with all their data to a file that other servers can read (XEP-0227)
     ///
@@ -256,6 +260,9 @@ pub(crate) enum LogCommand {
     Level {
         /// As in `log.level`, such as `debug` or `info,rookery_actors=debug`.
         level: Option<String>,
+        /// On which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -267,6 +274,9 @@ pub(crate) enum CertificateCommand {
         /// Print a JSON object instead.
         #[arg(long)]
         json: bool,
+        /// Of which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -341,6 +351,18 @@ pub(crate) enum UserCommand {
     },
 }
 
+/// Which nodes a command is for, if not the one that runs on this data directory.
+#[derive(Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct NodeArgs {
+    /// Another node: its name or its epoch, as `cluster status` has them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// All nodes; the exit status is 1 if one did not answer or refused.
+    #[arg(long)]
+    pub(crate) all_nodes: bool,
+}
+
 /// Where a password comes from, if not from the keyboard.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -364,12 +386,16 @@ pub(crate) enum ConfigCommand {
     ///
     /// It takes over what docs/configuration.md calls live, and says which other
     /// settings differ and need a restart. Its file and its --set options are those
-    /// that it was started with. Nothing is changed if any of it is not valid.
+    /// that it was started with. Nothing is changed if any of it is not valid. With
+    /// --all-nodes the others are asked if the node here could do it.
     #[command(verbatim_doc_comment)]
     Reload {
         /// Print a JSON object instead.
         #[arg(long)]
         json: bool,
+        /// On which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -418,7 +444,7 @@ mod tests {
     fn a_drain_takes_a_time() {
         let drain = |line: &[&str]| match Cli::try_parse_from(line) {
             Ok(Cli {
-                command: Some(Command::Drain { timeout }),
+                command: Some(Command::Drain { timeout, .. }),
                 ..
             }) => Some(timeout),
             _ => None,

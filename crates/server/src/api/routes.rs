@@ -76,11 +76,11 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::POST, "/api/v1/announcements", &[], Operation::Announce, "message-announce"),
     route(Method::GET, "/api/v1/nodes", &[], Operation::ShowNodes, "cluster-status"),
     route(Method::GET, "/api/v1/status", &[], Operation::ShowStatus, "status"),
-    route(Method::POST, "/api/v1/drain", &[], Operation::Drain, "drain"),
-    route(Method::GET, "/api/v1/log", &[], Operation::ShowLog, "log-show"),
-    route(Method::PUT, "/api/v1/log", &[], Operation::SetLog, "log-level"),
-    route(Method::POST, "/api/v1/config/reload", &[], Operation::Reload, "config-reload"),
-    route(Method::GET, "/api/v1/certificate", &[], Operation::ShowCertificate, "certificate-show"),
+    route(Method::POST, "/api/v1/drain", &["node"], Operation::Drain, "drain"),
+    route(Method::GET, "/api/v1/log", &["node"], Operation::ShowLog, "log-show"),
+    route(Method::PUT, "/api/v1/log", &["node"], Operation::SetLog, "log-level"),
+    route(Method::POST, "/api/v1/config/reload", &["node"], Operation::Reload, "config-reload"),
+    route(Method::GET, "/api/v1/certificate", &["node"], Operation::ShowCertificate, "certificate-show"),
 ];
 
 /// The call that a path means, and the variable parts of the path.
