@@ -22,6 +22,7 @@ pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod command;
+mod free_port;
 pub mod http;
 pub mod netns;
 pub mod pattern;
