@@ -98,6 +98,39 @@ async fn what_operators_do_takes_effect_on_all_nodes() {
 }
 
 #[tokio::test]
+async fn an_account_that_is_disabled_on_one_node_is_disabled_on_all() {
+    let cluster = TestCluster::with(2, &[&api::setting()]).await;
+    all_know_each_other(&cluster).await;
+    let mut here = cluster.bound(0, "bob/phone").await;
+    let mut there = cluster.bound(1, "bob/tv").await;
+    let waiting = cluster.managed_online(1, "bob/desk").await;
+    let broken = waiting.break_connection();
+    let api = Api::of(cluster.node(0)).await;
+    let disable = "/api/v1/users/bob@localhost/disable";
+    assert_eq!(api.call("POST", disable, NOTHING).await.0, 204);
+    here.expect_stream_error("not-authorized").await;
+    there.expect_stream_error("not-authorized").await;
+    rookery_tests::eventually("the session that waits to end", || async {
+        let all = api.done("GET", "/api/v1/sessions", NOTHING).await;
+        all["total"] == 0
+    })
+    .await;
+    drop(broken);
+    for node in 0..2 {
+        let bob = cluster.node(node).login("bob").await;
+        let (mut wire, features) = bob.connect(cluster.node(node).address("c2s")).await;
+        let outcome = bob.try_authenticate(&mut wire, &features).await;
+        assert!(
+            outcome.child("account-disabled", SASL).is_some(),
+            "{outcome:?}"
+        );
+    }
+    let enable = "/api/v1/users/bob@localhost/enable";
+    assert_eq!(api.call("POST", enable, NOTHING).await.0, 204);
+    cluster.bound(1, "bob/tv").await.close().await;
+}
+
+#[tokio::test]
 async fn a_node_that_does_not_answer_is_named() {
     let cluster = TestCluster::with(2, &[&api::setting(), "cluster.lease=1m"]).await;
     all_know_each_other(&cluster).await;

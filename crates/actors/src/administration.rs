@@ -91,6 +91,8 @@ pub struct AccountInfo {
     pub last: Option<(SystemTime, String)>,
     /// How many contacts its roster has.
     pub contacts: usize,
+    /// Whether it is disabled.
+    pub is_disabled: bool,
 }
 
 /// What a message that an operator sends says.
@@ -181,6 +183,25 @@ impl NodeShared {
         Ok(())
     }
 
+    /// Disables an account and ends its sessions on all nodes, or enables it again (XEP-0133 §4.3, §4.4).
+    /// A disabled account keeps what is stored for it, also messages that come for it meanwhile.
+    ///
+    /// # Errors
+    /// [`Refused::NoAccount`], [`Refused::Failed`].
+    pub async fn set_disabled(
+        self: &Arc<Self>,
+        account: &BareJid,
+        disabled: bool,
+    ) -> Result<(), Refused> {
+        if !self.storage.set_disabled(account, disabled).await? {
+            return Err(Refused::NoAccount(account.clone()));
+        }
+        if disabled {
+            account_changed(self, account, false).await;
+        }
+        Ok(())
+    }
+
     /// Deletes an account with all that is stored for it, tells its contacts that their subscriptions end
     /// (as XEP-0077 §3.2 does), and ends its sessions on all nodes.
     ///
@@ -208,10 +229,13 @@ impl NodeShared {
     /// # Errors
     /// [`Refused::NoAccount`], [`Refused::Failed`].
     pub async fn account_info(&self, account: &BareJid) -> Result<AccountInfo, Refused> {
-        self.must_exist(account).await?;
-        let last = self.storage.last(account).await?;
-        let contacts = self.contacts(account).await?.len();
-        Ok(AccountInfo { last, contacts })
+        let keys = self.storage.login_keys(account).await?;
+        let keys = keys.ok_or_else(|| Refused::NoAccount(account.clone()))?;
+        Ok(AccountInfo {
+            last: self.storage.last(account).await?,
+            contacts: self.contacts(account).await?.len(),
+            is_disabled: keys.is_disabled,
+        })
     }
 
     /// The contacts in an account's roster, as its clients see them.

@@ -34,9 +34,10 @@ pub(crate) async fn run(config: &Config, command: UserCommand) -> anyhow::Result
     if let UserCommand::Show { address, json } = command {
         return commands::show_user(config, &address, json).await;
     }
-    if let UserCommand::Delete { address } = &command
-        && delete_by_server(config, address).await?
+    if let Some((address, method, call, done)) = server_does(&command)
+        && let Some(account) = by_server(config, address, method, call).await?
     {
+        println!("{done} {account}");
         return Ok(ExitCode::SUCCESS);
     }
     data_dir::create(&config.server.data_dir)?;
@@ -104,10 +105,23 @@ async fn dispatch(
             )
             .await;
         }
+        UserCommand::Disable { address } => {
+            let account = set_disabled(storage, &address, true).await?;
+            println!("disabled {account}");
+            warn_of_other_nodes(config, &account);
+        }
+        UserCommand::Enable { address } => {
+            let account = set_disabled(storage, &address, false).await?;
+            println!("enabled {account}");
+        }
         UserCommand::Export { address, file } => {
             portable::export_user(config, storage, &address, &file).await?;
         }
-        UserCommand::List { domain, json } => list(config, storage, domain, json).await?,
+        UserCommand::List {
+            domain,
+            disabled,
+            json,
+        } => list(config, storage, domain, (disabled, json)).await?,
         // Asked of the running server, before the database was opened.
         UserCommand::Show { .. } => {}
         UserCommand::Exists { address } => {
@@ -123,19 +137,45 @@ async fn dispatch(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has the server that runs here delete an account, so that its contacts are told. False if none runs,
-/// or if the account is of a domain that is not served any more: of those the server knows nothing.
-async fn delete_by_server(config: &Config, address: &str) -> anyhow::Result<bool> {
+/// What the running server does, if there is one: the account, the method and the end of the path of the
+/// API's call, and what to say when it is done.
+fn server_does(command: &UserCommand) -> Option<(&str, &'static str, &'static str, &'static str)> {
+    match command {
+        // Contacts are told.
+        UserCommand::Delete { address } => Some((address, "DELETE", "", "deleted")),
+        UserCommand::Disable { address } => Some((address, "POST", "/disable", "disabled")),
+        UserCommand::Enable { address } => Some((address, "POST", "/enable", "enabled")),
+        _ => None,
+    }
+}
+
+/// Has the server that runs here do it. `None` if none runs, or if the account is of a domain that is not
+/// served any more: of those the server knows nothing.
+async fn by_server(
+    config: &Config,
+    address: &str,
+    method: &str,
+    call: &str,
+) -> anyhow::Result<Option<BareJid>> {
     let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
     if !serves(config, account.domain()) {
-        return Ok(false);
+        return Ok(None);
     }
-    let path = format!("/api/v1/users/{}", encode(account.as_str()));
-    let deleted = control::call_if_running(&config.server.data_dir, "DELETE", path, None).await?;
-    if deleted.is_some() {
-        println!("deleted {account}");
+    let path = format!("/api/v1/users/{}{call}", encode(account.as_str()));
+    let done = control::call_if_running(&config.server.data_dir, method, path, None).await?;
+    Ok(done.map(|_| account))
+}
+
+async fn set_disabled(
+    storage: &Arc<dyn Storage>,
+    address: &str,
+    disabled: bool,
+) -> anyhow::Result<BareJid> {
+    let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
+    if !storage.set_disabled(&account, disabled).await? {
+        bail!("there is no account {account}");
     }
-    Ok(deleted.is_some())
+    Ok(account)
 }
 
 /// Ends the subscriptions between an account and its contacts in the contacts' rosters, as the server
@@ -234,7 +274,7 @@ async fn list(
     config: &Config,
     storage: &Arc<dyn Storage>,
     domain: Option<String>,
-    json: bool,
+    (disabled, json): (bool, bool),
 ) -> anyhow::Result<()> {
     let domains = match domain {
         Some(domain) => vec![domain],
@@ -250,9 +290,12 @@ async fn list(
     for domain in domains {
         let mut after: Option<BareJid> = None;
         loop {
-            let page = storage
-                .accounts(&domain, after.as_ref().map(BareJid::as_str), PAGE)
-                .await?;
+            let last = after.as_ref().map(BareJid::as_str);
+            let page = if disabled {
+                storage.disabled_accounts(&domain, last, PAGE).await?
+            } else {
+                storage.accounts(&domain, last, PAGE).await?
+            };
             for account in &page {
                 if json {
                     lines.item(&mut out, account)?;
@@ -275,18 +318,20 @@ pub(crate) async fn tell(config: &Config, change: AccountChanged) {
     let account = change.account.clone();
     match control::tell(&config.server.data_dir, change).await {
         Ok(Told::Server) => {}
-        Ok(Told::Nobody) => {
-            // With a shared database, other nodes may have sessions of the account.
-            if config.cluster.redis.is_some() {
-                eprintln!(
-                    "rookery: no node runs on this data directory; sessions of {account} on other nodes \
-                     go on until they end by themselves, and clients there see changes of rosters when \
-                     they log in next"
-                );
-            }
-        }
+        Ok(Told::Nobody) => warn_of_other_nodes(config, &account),
         Err(error) => eprintln!(
             "rookery: the running server could not be told, so sessions of {account} go on: {error:#}"
         ),
+    }
+}
+
+/// No server runs here; with a shared database, other nodes may have sessions of an account.
+fn warn_of_other_nodes(config: &Config, account: &BareJid) {
+    if config.cluster.redis.is_some() {
+        eprintln!(
+            "rookery: no node runs on this data directory; sessions of {account} on other nodes \
+             go on until they end by themselves, and clients there see changes of rosters when \
+             they log in next"
+        );
     }
 }

@@ -187,6 +187,8 @@ impl Api {
             Operation::ShowUser => self.show_user(asked).await,
             Operation::DeleteUser => self.delete_user(asked).await,
             Operation::SetPassword => self.set_password(asked).await,
+            Operation::DisableUser => self.set_disabled(asked, true).await,
+            Operation::EnableUser => self.set_disabled(asked, false).await,
             Operation::ShowRoster => self.show_roster(asked).await,
             Operation::PutContact => self.put_contact(asked).await,
             Operation::DeleteContact => self.delete_contact(asked).await,

@@ -320,11 +320,24 @@ pub(crate) enum UserCommand {
         /// The account's address.
         address: String,
     },
+    /// Disable an account: it keeps all that is its own, nobody can log in, and its sessions end.
+    Disable {
+        /// The account's address.
+        address: String,
+    },
+    /// Let a disabled account log in again.
+    Enable {
+        /// The account's address.
+        address: String,
+    },
     /// Print the addresses of all accounts, one a line.
     List {
         /// Only those of one domain.
         #[arg(long)]
         domain: Option<String>,
+        /// Only those that are disabled.
+        #[arg(long)]
+        disabled: bool,
         /// Print a JSON array instead, one address a line.
         #[arg(long)]
         json: bool,

@@ -133,6 +133,9 @@ pub(crate) async fn show_user(
         return Ok(code(&user));
     }
     println!("{}", text(&user["jid"]));
+    if user["disabled"] == true {
+        println!("disabled: nobody can log in");
+    }
     println!("sessions: {}", user["sessions"]);
     println!("contacts: {}", user["contacts"]);
     match (user["last"]["at"].as_str(), user["sessions"].as_u64()) {

@@ -40,7 +40,7 @@ mod secrets;
 mod sqlite;
 mod whole;
 
-pub use accounts::AccountStore;
+pub use accounts::{AccountStore, LoginKeys};
 pub use archive::{
     ArchiveAnswer, ArchiveBounds, ArchiveDefault, ArchivePage, ArchivePreferences, ArchiveQuery,
     ArchiveStore, Page,

@@ -414,8 +414,8 @@ impl Connection {
         };
         let Negotiating { negotiation, .. } = &mut **negotiating;
         let action = match found {
-            Found::Credentials(Some(credentials)) => negotiation.credentials(&credentials, output),
-            Found::Verified(Some(is_right)) => negotiation.verified(is_right, output),
+            Found::Credentials(Some(keys)) => negotiation.credentials(&keys, output),
+            Found::Verified(Some(verdict)) => negotiation.verified(verdict, output),
             Found::Credentials(None) | Found::Verified(None) => {
                 negotiation.fail(Condition::TemporaryAuthFailure.into(), output)
             }

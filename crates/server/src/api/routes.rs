@@ -13,6 +13,8 @@ pub(super) enum Operation {
     ShowUser,
     DeleteUser,
     SetPassword,
+    DisableUser,
+    EnableUser,
     ShowRoster,
     PutContact,
     DeleteContact,
@@ -62,11 +64,13 @@ const fn route(
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/api/v1/openapi.json", &[], Operation::Describe, "describe"),
-    route(Method::GET, "/api/v1/users", &["domain", "after", "limit"], Operation::ListUsers, "user-list"),
+    route(Method::GET, "/api/v1/users", &["domain", "after", "limit", "disabled"], Operation::ListUsers, "user-list"),
     route(Method::POST, "/api/v1/users", &[], Operation::AddUser, "user-add"),
     route(Method::GET, "/api/v1/users/{jid}", &[], Operation::ShowUser, "user-show"),
     route(Method::DELETE, "/api/v1/users/{jid}", &[], Operation::DeleteUser, "user-delete"),
     route(Method::PUT, "/api/v1/users/{jid}/password", &[], Operation::SetPassword, "user-password"),
+    route(Method::POST, "/api/v1/users/{jid}/disable", &[], Operation::DisableUser, "user-disable"),
+    route(Method::POST, "/api/v1/users/{jid}/enable", &[], Operation::EnableUser, "user-enable"),
     route(Method::GET, "/api/v1/users/{jid}/roster", &[], Operation::ShowRoster, "roster-list"),
     route(Method::PUT, "/api/v1/users/{jid}/roster/{contact}", &[], Operation::PutContact, "roster-set"),
     route(Method::DELETE, "/api/v1/users/{jid}/roster/{contact}", &[], Operation::DeleteContact, "roster-remove"),

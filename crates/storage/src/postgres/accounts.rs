@@ -9,7 +9,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use super::{PostgresStorage, get, pool::Lease};
 use crate::{
-    AccountStore, Error,
+    AccountStore, Error, LoginKeys,
     log::{first_number, to_i64},
 };
 
@@ -67,7 +67,7 @@ impl AccountStore for PostgresStorage {
         .await
     }
 
-    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error> {
+    async fn login_keys(&self, account: &BareJid) -> Result<Option<LoginKeys>, Error> {
         let account = account.clone();
         self.read("credentials", async move |mut lease: Lease| {
             let rows = lease
@@ -75,7 +75,7 @@ impl AccountStore for PostgresStorage {
                     concat!(
                         "SELECT ",
                         key_columns!(),
-                        " FROM account WHERE jid = $1"
+                        ", disabled FROM account WHERE jid = $1"
                     ),
                     &[&account.as_str()],
                 )
@@ -83,9 +83,13 @@ impl AccountStore for PostgresStorage {
             let Some(row) = rows.first() else {
                 return Ok(None);
             };
-            Ok(Some(Credentials {
+            let credentials = Credentials {
                 scram_sha1: keys(row, 0)?,
                 scram_sha256: keys(row, 4)?,
+            };
+            Ok(Some(LoginKeys {
+                credentials,
+                is_disabled: get(row, 8)?,
             }))
         })
         .await
@@ -99,6 +103,20 @@ impl AccountStore for PostgresStorage {
         let (account, credentials) = (account.clone(), credentials.clone());
         self.write("set_credentials", async move |mut lease: Lease| {
             set_credentials(&mut lease, &account, &credentials).await
+        })
+        .await
+    }
+
+    async fn set_disabled(&self, account: &BareJid, disabled: bool) -> Result<bool, Error> {
+        let account = account.clone();
+        self.write("set_disabled", async move |mut lease: Lease| {
+            let changed = lease
+                .execute(
+                    "UPDATE account SET disabled = $2 WHERE jid = $1",
+                    &[&account.as_str(), &disabled],
+                )
+                .await?;
+            Ok(changed > 0)
         })
         .await
     }
@@ -129,22 +147,43 @@ impl AccountStore for PostgresStorage {
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
         let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 ORDER BY jid LIMIT $3";
         self.read("accounts", async move |mut lease: Lease| {
-            let rows = lease
-                .query(
-                    "SELECT jid FROM account WHERE domain = $1 AND jid > $2
-                     ORDER BY jid LIMIT $3",
-                    &[&domain, &after, &to_i64(limit as u64)],
-                )
-                .await?;
-            rows.iter()
-                .map(|row| {
-                    BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error))
-                })
-                .collect()
+            accounts(&mut lease, sql, &domain, &after, limit).await
         })
         .await
     }
+
+    async fn disabled_accounts(
+        &self,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error> {
+        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 AND disabled
+                   ORDER BY jid LIMIT $3";
+        self.read("disabled_accounts", async move |mut lease: Lease| {
+            accounts(&mut lease, sql, &domain, &after, limit).await
+        })
+        .await
+    }
+}
+
+async fn accounts(
+    lease: &mut Lease,
+    sql: &'static str,
+    domain: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<BareJid>, Error> {
+    let rows = lease
+        .query(sql, &[&domain, &after, &to_i64(limit as u64)])
+        .await?;
+    let jids = rows
+        .iter()
+        .map(|row| BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error)));
+    jids.collect()
 }
 
 /// Creates an account; false if there is one.
