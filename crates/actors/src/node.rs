@@ -500,23 +500,26 @@ impl Shard {
     }
 }
 
-/// An account was removed or its password changed: its sessions end here and elsewhere.
+/// An account was disabled or removed, or its password changed: its sessions end here and elsewhere, and
+/// logins that have begun before are void.
 pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
-    end_sessions(node, account);
+    sessions_end(Arc::clone(node), account.clone()).await;
     if let Some(cluster) = &node.cluster {
         cluster.account_changed(account, removed).await;
     }
 }
 
-/// Ends all sessions that an account has on this node.
+/// Ends all sessions that an account has on this node, soon.
 pub(crate) fn end_sessions(node: &Arc<NodeShared>, account: &BareJid) {
-    let account = account.clone();
-    let shard = node.shard(node.shard_of(account.as_str())).clone();
-    let job = Run(Box::new(move |shard: &Rc<Shard>| {
-        shard.end_sessions(&account, StreamCondition::NotAuthorized);
-    }));
-    actix_rt::spawn(async move {
-        // Fails only when the node stops.
-        let _ = shard.send(job).await;
-    });
+    actix_rt::spawn(sessions_end(Arc::clone(node), account.clone()));
+}
+
+async fn sessions_end(node: Arc<NodeShared>, account: BareJid) {
+    // `None` only when the node stops.
+    let _ = node
+        .on_shard_of(account.as_str(), {
+            let account = account.clone();
+            move |shard| shard.end_sessions(&account, StreamCondition::NotAuthorized)
+        })
+        .await;
 }

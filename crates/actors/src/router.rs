@@ -1072,8 +1072,9 @@ impl Shard {
         }
     }
 
-    /// Ends all sessions of an account, e.g. because it was removed.
+    /// Ends all sessions of an account, and those that are about to begin, e.g. because it was removed.
     pub(crate) fn end_sessions(&self, account: &BareJid, condition: StreamCondition) {
+        self.void_logins(account);
         let Some(entry) = self.accounts.borrow().get(account).cloned() else {
             return;
         };
