@@ -176,11 +176,10 @@ async fn run_elsewhere(config: &Config, timeout: Duration, node: &str) -> anyhow
                 said = Some(sessions);
                 println!("{sessions} {} left", sessions_are(sessions));
             }
-            Some(_) => {}
             None if found.is_some() => bail!("node {node} was started anew and serves again"),
             // It may be slow, or was stopped.
             None if now >= deadline => bail!("node {node} does not say how many are left"),
-            None => {}
+            Some(_) | None => {}
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

@@ -57,7 +57,7 @@ fn stdout(output: &Output) -> String {
 }
 
 /// How long a server may take to log something, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server. It is killed when it is dropped.
 struct Running {
