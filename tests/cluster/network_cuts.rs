@@ -153,6 +153,46 @@ async fn presence_that_changed_during_a_short_cut_is_right_afterwards() {
     }
 }
 
+/// Who comes during a cut to a node that is not cut off sees what the directory holds, and what is true when
+/// the directory has learned it. The cut node believed that there was nobody to tell.
+#[tokio::test]
+async fn who_came_during_a_short_cut_learns_what_changed_meanwhile() {
+    let Some(cluster) = TestCluster::in_network(2, &[LONG]).await else {
+        return;
+    };
+    let mut alice = cluster.online(0, "alice/desk").await;
+    let mut bob = cluster.online(1, "bob/phone").await;
+    befriend(&mut alice, &mut bob).await;
+    let alice_shows = |show| available_from("alice@localhost/desk").text("show", CLIENT, show);
+    for cut in CUTS {
+        bob.close().await;
+        alice.expect(unavailable_from("bob@localhost/phone")).await;
+        // So her node knows that he is not there.
+        alice.send(presence_with_show("dnd")).await;
+        alice.expect(alice_shows("dnd")).await;
+        cluster.network().cut(0, Peer::Redis, cut);
+        alice.send(presence_with_show("away")).await;
+        alice.expect(alice_shows("away")).await;
+        bob = cluster.online(1, "bob/phone").await;
+        bob.expect(alice_shows("dnd")).await;
+        cluster.network().heal(0);
+        bob.expect(alice_shows("away")).await;
+        alice.expect(available_from("bob@localhost/phone")).await;
+    }
+    // The same with a session that ends.
+    cluster.network().cut(0, Peer::Redis, Cut::Reset);
+    bob.close().await;
+    alice.close().await;
+    bob = cluster.online(1, "bob/phone").await;
+    bob.expect(alice_shows("away")).await;
+    cluster.network().heal(0);
+    bob.expect(unavailable_from("alice@localhost/desk")).await;
+}
+
+fn presence_with_show(show: &str) -> Element {
+    presence().with_child(text("show", CLIENT, show))
+}
+
 /// Nor does it keep sessions that ended meanwhile.
 #[tokio::test]
 async fn a_session_that_ended_during_a_short_cut_is_gone_afterwards() {

@@ -27,7 +27,7 @@ use crate::moving::Questions;
 use crate::node::NodeShared;
 use crate::operators::Operators;
 use crate::presence_list::{SessionLost, ShowAgain};
-use crate::shard::{Broadcast, Run, Shard};
+use crate::shard::{Run, Shard};
 
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
@@ -392,7 +392,6 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
         Event::FlushCache => {
             run_everywhere(node, |shard| {
                 shard.cache.borrow_mut().forget_all();
-                shard.show_what_was_missed();
             })
             .await;
         }
@@ -414,6 +413,9 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
             run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
             losses.send_replace(());
         }
+        // Everybody is shown everything when the sessions are published again.
+        Event::CaughtUp if cluster.given_up.load(Ordering::Relaxed) => {}
+        Event::CaughtUp => run_everywhere(node, Shard::show_what_was_missed).await,
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");
             cluster.fenced.store(true, Ordering::Relaxed);
@@ -563,35 +565,11 @@ async fn run_everywhere(node: &NodeShared, job: impl Fn(&Rc<Shard>) + Clone + Se
     }
 }
 
-/// Accounts that are to be shown a presence later.
-const MAX_MISSED: usize = 20_000;
-
 impl Shard {
-    /// The directory could not say where an account's sessions are: it is shown this presence when it
-    /// can, unless there is a newer one then.
-    pub(crate) fn show_later(&self, stanza: &Arc<Stanza>, account: &BareJid) {
-        let Some(from) = stanza.from.clone() else {
-            return;
-        };
-        let mut missed = self.missed.borrow_mut();
-        if missed.len() < MAX_MISSED {
-            missed.insert((from, account.clone()), Arc::clone(stanza));
-        } else {
-            tracing::warn!(%account, "a presence was not shown while the directory was away");
-        }
-    }
-
-    /// The directory is there again.
-    fn show_what_was_missed(self: &Rc<Self>) {
-        let missed = self.missed.take();
-        for ((_, account), stanza) in missed {
-            self.broadcast(&Broadcast::new(stanza), [account]);
-        }
-    }
-
     /// Others have given this node up, and it has returned: those who may see its sessions see them again,
     /// and they see those of others.
     fn show_again(self: &Rc<Self>) {
+        self.missed.borrow_mut().clear();
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
             let limit = shard.node().settings.sessions.actor_timeout;

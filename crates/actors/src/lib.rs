@@ -36,6 +36,7 @@ pub mod inspect;
 pub(crate) mod log_queue;
 pub mod log_tracker;
 pub mod metrics;
+pub(crate) mod missed;
 pub(crate) mod moving;
 pub mod node;
 pub mod operators;

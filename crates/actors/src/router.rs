@@ -754,9 +754,7 @@ impl Shard {
             } else {
                 self.show_here(presence, &account);
                 if !*from_bus {
-                    if self.cache.borrow().is_guess(account.as_str()) {
-                        self.show_later(stanza, &account);
-                    }
+                    self.note_shown(stanza, &account);
                     self.note_nodes(&account, &mut elsewhere);
                 }
             }
@@ -794,10 +792,8 @@ impl Shard {
             stanza, from_bus, ..
         } = presence;
         self.show_here(presence, account);
-        if !*from_bus && self.cache.borrow().is_guess(account.as_str()) {
-            self.show_later(stanza, account);
-        }
         if !*from_bus {
+            self.note_shown(stanza, account);
             let mut elsewhere = hashbrown::HashMap::new();
             self.note_nodes(account, &mut elsewhere);
             self.send_broadcasts(stanza, elsewhere);
@@ -851,7 +847,7 @@ impl Shard {
         }
     }
 
-    fn note_nodes(
+    pub(crate) fn note_nodes(
         &self,
         account: &BareJid,
         elsewhere: &mut hashbrown::HashMap<Epoch, Vec<BareJid>>,
@@ -869,7 +865,7 @@ impl Shard {
         }
     }
 
-    fn send_broadcasts(
+    pub(crate) fn send_broadcasts(
         &self,
         stanza: &Arc<Stanza>,
         elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>>,

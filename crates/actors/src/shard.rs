@@ -31,6 +31,7 @@ use crate::connection::{Accepted, Close, Connection, Parts};
 use crate::log_queue::LogQueue;
 use crate::log_tracker::Confirmations;
 use crate::metrics::Outcome;
+use crate::missed::Missed;
 use crate::node::NodeShared;
 use crate::outbox::{Outbox, Outgoing};
 use crate::presence_list::{PresenceList, SessionLost};
@@ -211,8 +212,8 @@ pub struct Shard {
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
     pub(crate) unread: RefCell<Unread>,
-    /// Presence by sender and recipient that could not be shown because the directory was away.
-    pub(crate) missed: RefCell<HashMap<(Jid, BareJid), Arc<Stanza>>>,
+    /// Presence that some may not have seen because the directory was away.
+    pub(crate) missed: RefCell<Missed>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     /// Accounts whose sessions ended because of what happened to the account, and when: logins that began

@@ -50,6 +50,9 @@ pub enum Event {
     /// took us for dead. Publish all sessions again
     /// ([`Directory::republish`](crate::Directory::republish)).
     DataLost,
+    /// Redis is there again, after it was away or a write had failed, and has all that this node could not
+    /// write meanwhile. Until then whoever came on another node may have read old rows of this one.
+    CaughtUp,
     /// The lease could not be renewed for its whole time: others take this node for dead. Accept no
     /// streams, keep serving those that are here.
     Fenced,

@@ -54,6 +54,10 @@ pub trait Directory: Send + Sync + 'static {
     /// The newest version of the bus's frames that a node speaks; 1 if the node is not known.
     fn frames(&self, node: Epoch) -> u8;
 
+    /// Whether rows in Redis are older than what this node wanted to write; until
+    /// [`Event::CaughtUp`].
+    fn is_behind(&self) -> bool;
+
     /// What happens around this node. `None` if it was taken before.
     fn events(&self) -> Option<Events>;
 

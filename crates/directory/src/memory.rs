@@ -144,6 +144,9 @@ impl MemoryCluster {
             } else {
                 Event::Fenced
             });
+            if reachable {
+                events.push(Event::CaughtUp);
+            }
         }
         if reachable {
             state.claim_unclaimed();
@@ -172,6 +175,10 @@ impl Directory for Memory {
             .nodes
             .get(&node)
             .map_or(NodeInfo::OLDEST_FRAMES, |(node, _)| node.frames)
+    }
+
+    fn is_behind(&self) -> bool {
+        false
     }
 
     fn events(&self) -> Option<Events> {

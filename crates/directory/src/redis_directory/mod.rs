@@ -202,6 +202,10 @@ impl Directory for RedisDirectory {
             .map_or(NodeInfo::OLDEST_FRAMES, |node| node.frames)
     }
 
+    fn is_behind(&self) -> bool {
+        self.inner.unwritten.any()
+    }
+
     fn events(&self) -> Option<Events> {
         self.inner.events.take()
     }

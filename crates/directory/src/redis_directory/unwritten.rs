@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ const REMEMBER: Duration = Duration::from_mins(2);
 pub(super) struct Unwritten {
     state: Mutex<State>,
     notify: Notify,
+    /// Whether there are some: to be asked without a lock.
+    any: AtomicBool,
 }
 
 #[derive(Default)]
@@ -64,14 +67,18 @@ impl Unwritten {
         self.note(jid, None);
     }
 
+    /// Whether some wait.
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     fn note(&self, jid: &FullJid, failed: Option<Write>) {
         let mut state = self.lock();
         let Some(write) = failed else {
-            if !state.waiting.is_empty() {
-                state.waiting.remove(jid);
-            }
+            self.settled(&mut state, jid);
             return;
         };
+        self.any.store(true, Ordering::Release);
         let is_full = state.waiting.len() >= MAX_WAITING;
         match state.waiting.entry(jid.clone()) {
             Entry::Vacant(_) if is_full => state.overflowed = true,
@@ -80,6 +87,12 @@ impl Unwritten {
         }
         drop(state);
         self.notify.notify_one();
+    }
+
+    fn settled(&self, state: &mut State, jid: &FullJid) {
+        if state.waiting.remove(jid).is_some() && state.waiting.is_empty() {
+            self.any.store(false, Ordering::Release);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,7 +104,12 @@ impl Unwritten {
 pub(super) async fn write(inner: Arc<Inner>) {
     let mut link = inner.link.state();
     loop {
-        inner.unwritten.notify.notified().await;
+        tokio::select! {
+            () = inner.unwritten.notify.notified() => {}
+            changed = link.changed() => if changed.is_err() {
+                return;
+            },
+        }
         loop {
             if link.wait_for(|state| state.up).await.is_err() {
                 return;
@@ -114,6 +132,9 @@ pub(super) async fn write(inner: Arc<Inner>) {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        // What was looked up before is old.
+        inner.events.flush_cache();
+        inner.events.push(Event::CaughtUp);
     }
 }
 
@@ -133,7 +154,7 @@ impl Inner {
             return outcome;
         }
         metrics::WRITTEN_AGAIN.inc();
-        self.unwritten.lock().waiting.remove(jid);
+        self.unwritten.settled(&mut self.unwritten.lock(), jid);
         outcome
     }
 
