@@ -104,13 +104,13 @@ impl Shard {
             let page = match storage.undelivered(&account.jid, after, count).await {
                 Ok(page) => page,
                 Err(error) => {
-                    tracing::warn!(account = %account.jid, %error,
-                        "stored messages were not read; it is tried again");
+                    self.logs_are_out_of_reach(&error);
                     // Until then nothing may overtake them.
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
             };
+            self.logs_unread.set(false);
             let is_last = page.len() < count;
             let read = page.len();
             let mut taken = 0;
@@ -234,12 +234,22 @@ impl Shard {
     async fn with_undelivered(&self, accounts: &[BareJid]) -> Vec<BareJid> {
         loop {
             match self.node().storage.with_undelivered(accounts).await {
-                Ok(behind) => return behind,
+                Ok(behind) => {
+                    self.logs_unread.set(false);
+                    return behind;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "message logs were not read; it is tried again");
+                    self.logs_are_out_of_reach(&error);
                     tokio::time::sleep(RETRY).await;
                 }
             }
+        }
+    }
+
+    /// Said once, not for each account that waits.
+    fn logs_are_out_of_reach(&self, error: &rookery_storage::Error) {
+        if !self.logs_unread.replace(true) {
+            tracing::warn!(%error, "stored messages were not read; it is tried again");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::turnstile::Mood;
 const BEAT: Duration = Duration::from_millis(5);
 
 /// An answer after this is late.
-const LATE: Duration = Duration::from_millis(2);
+const LATE: Duration = Duration::from_micros(1200);
 
 /// A commit that takes longer than this, and so many times longer than others did, is late.
 const LATE_COMMIT: Duration = Duration::from_millis(5);

@@ -212,6 +212,8 @@ pub struct Shard {
     pub(crate) log_queue: LogQueue,
     pub(crate) confirmations: RefCell<Confirmations>,
     pub(crate) unread: RefCell<Unread>,
+    /// Whether the last attempt to read an account's log failed.
+    pub(crate) logs_unread: Cell<bool>,
     /// Presence that some may not have seen because the directory was away.
     pub(crate) missed: RefCell<Missed>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
@@ -287,6 +289,7 @@ impl Shard {
             confirmations: RefCell::default(),
             unread: RefCell::default(),
             missed: RefCell::default(),
+            logs_unread: Cell::default(),
             moved_out: RefCell::default(),
             void_logins: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use crate::metrics;
 
 /// Newcomers a second: at first, when all goes well for long, and whatever happens.
-const FIRST: f64 = 100.0;
+const FIRST: f64 = 200.0;
 const MOST: f64 = 50_000.0;
-const LEAST: f64 = 50.0;
+const LEAST: f64 = 100.0;
 
 /// Newcomers that need not wait after a while without any.
 const AT_ONCE: f64 = 10.0;
@@ -229,7 +229,7 @@ impl Pace {
     fn judge(&mut self, worst: Mood) {
         let change = match worst {
             Mood::Silent => 2.0,
-            Mood::Well => 1.05,
+            Mood::Well => 1.03,
             Mood::Disturbed => 0.8,
         };
         self.rate = (self.rate * change).clamp(LEAST, MOST);
@@ -262,28 +262,28 @@ mod tests {
         let at_once = std::iter::from_fn(|| pace.take(pace.at).then_some(())).count();
         assert_eq!(at_once, 10);
         let second = passed(&mut pace, Duration::from_secs(1), Mood::Well, 0);
-        assert!((99..=100).contains(&second), "{second}");
+        assert!((199..=200).contains(&second), "{second}");
     }
 
     #[test]
     fn few_pass_while_those_who_are_in_are_disturbed_or_logins_pile_up() {
-        for (mood, under_way) in [(Mood::Disturbed, 0), (Mood::Well, 100)] {
+        for (mood, under_way) in [(Mood::Disturbed, 0), (Mood::Well, 200)] {
             let mut pace = Pace::new(Instant::now());
             let second = passed(&mut pace, Duration::from_secs(1), mood, under_way);
-            assert_eq!(second, 50);
+            assert_eq!(second, 100);
         }
         // Those who log in slowly are in nobody's way where nobody writes.
         let mut pace = Pace::new(Instant::now());
         let second = passed(&mut pace, Duration::from_secs(1), Mood::Silent, 10_000);
-        assert!((109..=110).contains(&second), "{second}");
+        assert!((209..=210).contains(&second), "{second}");
     }
 
     #[test]
     fn the_pace_follows_the_mood_within_its_bounds() {
         for (mood, first, last) in [
-            (Mood::Disturbed, 80.0, LEAST),
-            (Mood::Well, 105.0, MOST),
-            (Mood::Silent, 200.0, MOST),
+            (Mood::Disturbed, 160.0, LEAST),
+            (Mood::Well, 206.0, MOST),
+            (Mood::Silent, 400.0, MOST),
         ] {
             let mut pace = Pace::new(Instant::now());
             pace.judge(mood);

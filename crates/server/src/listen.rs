@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use crate::metrics;
 
-/// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
+/// Connections that the kernel keeps until they are accepted: no more than Linux does by itself. Those that it
+/// has to drop come again after one second, three and seven, each time all at once.
+const BACKLOG: i32 = 4096;
 
 /// The pause when the process has no file descriptor or memory left for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -156,8 +157,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(no_family) || error.kind() == ErrorKind::AddrNotAvailable
 }
 
-/// A listener takes so many connections in such a time at most: 10,000 a second.
-const AT_ONCE: u32 = 20;
+/// A listener takes so many connections in such a time at most: 4,000 a second.
+const AT_ONCE: u32 = 8;
 const WINDOW: Duration = Duration::from_millis(2);
 
 impl Listener {
