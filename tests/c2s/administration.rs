@@ -89,7 +89,10 @@ async fn accounts_are_managed() {
     let next = page["next"].as_str().expect("there is more");
     let path = format!("/api/v1/users?limit=2&after={next}");
     let rest = api.done("GET", &path, NOTHING).await;
-    assert_eq!(rest, json!({ "users": ["cat@localhost"], "next": null }));
+    assert_eq!(
+        rest,
+        json!({ "users": ["cat@localhost"], "disabled": [], "next": null })
+    );
 
     let mut ann = Login::new("ann", "first secret")
         .bind(server.address("c2s"))
@@ -113,6 +116,72 @@ async fn accounts_are_managed() {
     assert_eq!(api.call("GET", path, NOTHING).await.0, 404);
     let path = "/api/v1/users/ann@localhost/password";
     assert_eq!(api.call("PUT", path, &password).await.0, 404);
+}
+
+/// XEP-0133 §4.3: it keeps what is its own, and messages wait for it.
+#[tokio::test]
+async fn an_account_is_disabled_and_enabled_again() {
+    let server = with_api().await;
+    let api = Api::of(&server).await;
+    let mut ann = server.online("ann/desk").await;
+    let mut ben = server.online("ben/desk").await;
+    befriend(&mut ann, &mut ben).await;
+    for name in ["cat", "dan"] {
+        server.add_user(name).await;
+    }
+    let path = "/api/v1/users/ann@localhost";
+    assert_eq!(api.done("GET", path, NOTHING).await["disabled"], false);
+    for name in ["dan", "ann"] {
+        let disable = format!("/api/v1/users/{name}@localhost/disable");
+        assert_eq!(api.call("POST", &disable, NOTHING).await.0, 204);
+    }
+    ann.expect_stream_error("not-authorized").await;
+    ann.vanish();
+    ben.expect(unavailable_from("ann@localhost/desk")).await;
+    let shown = api.done("GET", path, NOTHING).await;
+    assert_eq!(
+        (&shown["disabled"], &shown["contacts"]),
+        (&json!(true), &json!(1))
+    );
+    let all = json!([
+        "ann@localhost",
+        "ben@localhost",
+        "cat@localhost",
+        "dan@localhost"
+    ]);
+    let users = api.done("GET", "/api/v1/users", NOTHING).await;
+    let disabled = json!(["ann@localhost", "dan@localhost"]);
+    assert_eq!(
+        users,
+        json!({ "users": all, "disabled": disabled, "next": null })
+    );
+    let page = api.done("GET", "/api/v1/users?limit=2", NOTHING).await;
+    assert_eq!(page["disabled"], json!(["ann@localhost"]));
+    let page = "/api/v1/users?disabled=true&limit=1&after=ann@localhost";
+    let page = api.done("GET", page, NOTHING).await;
+    assert_eq!(page["users"], json!(["dan@localhost"]));
+
+    ben.send(chat_to("ann@localhost", "later")).await;
+    let message = json!({ "to": "ann@localhost", "body": "from the server" });
+    api.done("POST", "/api/v1/messages", &message).await;
+    let enable = "/api/v1/users/ann@localhost/enable";
+    for _ in 0..2 {
+        assert_eq!(api.call("POST", enable, NOTHING).await.0, 204);
+    }
+    assert_eq!(api.done("GET", path, NOTHING).await["disabled"], false);
+    let mut ann = server.online("ann/phone").await;
+    ann.expect_all([
+        chat_from("ben@localhost/desk", "later").has("delay", DELAY),
+        message_from("localhost")
+            .body("from the server")
+            .has("delay", DELAY),
+        available_from("ben@localhost/desk"),
+    ])
+    .await;
+    ben.expect(available_from("ann@localhost/phone")).await;
+    let nobody = "/api/v1/users/eve@localhost/disable";
+    assert_eq!(api.call("POST", nobody, NOTHING).await.0, 404);
+    ann.expect_nothing_from(&mut ben).await;
 }
 
 /// Each names the place that is wrong, and changes nothing.
@@ -172,6 +241,13 @@ async fn bad_input_is_named() {
         ("GET", "/api/v1/users?limit=0", Value::Null, "limit"),
         ("GET", "/api/v1/users?limit=1001", Value::Null, "limit"),
         ("GET", "/api/v1/users?page=2", Value::Null, "page"),
+        ("GET", "/api/v1/users?disabled=no", Value::Null, "disabled"),
+        (
+            "POST",
+            "/api/v1/users/ann@localhost/disable",
+            json!({ "why": "" }),
+            "why",
+        ),
         (
             "GET",
             "/api/v1/users?domain=elsewhere",
@@ -260,12 +336,23 @@ async fn bad_input_is_named() {
             json!({ "timeout": "soon" }),
             "timeout",
         ),
+        ("POST", "/api/v1/drain?node=*", Value::Null, "node"),
+        (
+            "PUT",
+            "/api/v1/log?node=*",
+            json!({ "level": "loud" }),
+            "level",
+        ),
+        ("GET", "/api/v1/log?nodes=*", Value::Null, "nodes"),
+        ("GET", "/api/v1/sessions?node=*", Value::Null, "node"),
     ] {
         let (status, problem) = api.call(method, path, &body).await;
         assert_eq!(status, 400, "{method} {path} {body}: {problem}");
         assert_eq!(problem["field"], field, "{method} {path} {body}: {problem}");
     }
     assert_eq!(api.call("GET", "/api/v1/nonsense", NOTHING).await.0, 404);
+    let (status, problem) = api.call("GET", "/api/v1/log?node=other", NOTHING).await;
+    assert_eq!((status, &problem["field"]), (404, &json!("node")));
     assert_eq!(api.call("PATCH", "/api/v1/users", NOTHING).await.0, 405);
     let big = json!({ "to": "ann@localhost", "body": "x".repeat(200_000) });
     let refused = api::raw(&server, "POST", "/api/v1/messages", Some(TOKEN), &big).await;
@@ -276,8 +363,11 @@ async fn bad_input_is_named() {
     let contacts = api.done("GET", roster, NOTHING).await;
     assert_eq!(contacts["contacts"], json!([]));
     assert_eq!(
-        api.done("GET", "/api/v1/log", NOTHING).await,
-        json!({ "level": "info" })
+        api.done("GET", "/api/v1/log?node=*", NOTHING).await,
+        json!({
+            "nodes": [{ "node": "", "status": 200, "answer": { "level": "info" } }],
+            "unanswered": []
+        })
     );
     let mut ann = server.online("ann/desk").await;
     ann.expect_nothing().await;
@@ -417,6 +507,28 @@ async fn messages_and_announcements_arrive() {
     // The first announcement was for those who were there.
     ben.expect_nothing().await;
     silent.expect_nothing().await;
+    ann.expect_nothing().await;
+}
+
+/// 202 would be wrong: nobody has it.
+#[tokio::test]
+async fn a_message_that_goes_nowhere_is_not_answered_as_sent() {
+    let server = with_api().await;
+    let api = Api::of(&server).await;
+    let mut ann = server.online("ann/desk").await;
+    let item = Element::new("item", BLOCKING).with_attr("jid", "localhost");
+    let block = Element::new("block", BLOCKING).with_child(item);
+    ann.query(set(block)).await;
+    let message = json!({ "to": "ann@localhost", "body": "hello" });
+    let (status, problem) = api.call("POST", "/api/v1/messages", &message).await;
+    assert_eq!(
+        (status, &problem["field"]),
+        (503, &json!("to")),
+        "{problem}"
+    );
+    let all = json!({ "audience": "accounts", "domain": "localhost", "body": "all" });
+    let sent = api.done("POST", "/api/v1/announcements", &all).await;
+    assert_eq!(sent["recipients"], 0);
     ann.expect_nothing().await;
 }
 

@@ -121,6 +121,110 @@ async fn what_cannot_be_an_account_is_refused() {
     assert_eq!(stdout(&server.cli(&["user", "list"]).await), "");
 }
 
+/// XEP-0077 §3.2: what a deleted account's contacts had with it ends.
+#[tokio::test]
+async fn contacts_of_a_deleted_account_are_told() {
+    let server = TestServer::start().await;
+    let mut ann = server.online("ann/desk").await;
+    let mut ben = server.online("ben/desk").await;
+    befriend(&mut ann, &mut ben).await;
+    ann.roster().await;
+    // His subscription ends before his session does.
+    ben.allow(unavailable_from("ann@localhost/desk"));
+    stdout(&server.cli(&["user", "delete", "ben@localhost"]).await);
+    ben.expect_stream_error("not-authorized").await;
+    ann.allow(roster_push("ben@localhost", "to"));
+    ann.expect_all([
+        presence_from("unsubscribe", "ben@localhost"),
+        presence_from("unsubscribed", "ben@localhost"),
+        unavailable_from("ben@localhost/desk"),
+        roster_push("ben@localhost", "none"),
+    ])
+    .await;
+    ann.expect_nothing().await;
+}
+
+/// The same while no server runs: the contacts find it when they log in.
+#[tokio::test]
+async fn rosters_forget_an_account_that_is_deleted_while_no_server_runs() {
+    let mut server = TestServer::start().await;
+    let mut ann = server.online("ann/desk").await;
+    let mut ben = server.online("ben/desk").await;
+    server.add_user("cat").await;
+    server.add_user("dan").await;
+    befriend(&mut ann, &mut ben).await;
+    // Ben has not had an answer from Cat, and Dan none from Ben.
+    ben.send(presence_to("subscribe", "cat@localhost")).await;
+    ben.expect_nothing().await;
+    let mut dan = server.online("dan/desk").await;
+    dan.send(presence_to("subscribe", "ben@localhost")).await;
+    ben.expect(presence_from("subscribe", "dan@localhost"))
+        .await;
+    server.kill();
+    for client in [ann, ben, dan] {
+        client.vanish();
+    }
+    stdout(&server.cli(&["user", "delete", "ben@localhost"]).await);
+    let again = server.cli(&["user", "delete", "ben@localhost"]).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    server.come_back().await;
+    for (who, left) in [
+        ("ann/desk", Some("none")),
+        ("cat/desk", None),
+        ("dan/desk", Some("none")),
+    ] {
+        let mut contact = server.online(who).await;
+        let roster = contact.roster().await;
+        let item = roster.first();
+        assert_eq!(item.and_then(|item| item.attr("subscription")), left);
+        assert_eq!(item.and_then(|item| item.attr("ask")), None, "{who}");
+        // No request of somebody who is gone.
+        contact.expect_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn accounts_are_disabled_whether_a_server_runs_or_not() {
+    let mut server = TestServer::start().await;
+    let mut ann = server.bound("ann/desk").await;
+    server.add_user("ben").await;
+    let user = async |server: &TestServer, words: &[&str]| {
+        stdout(&server.cli(&[&["user"], words].concat()).await)
+    };
+    let said = user(&server, &["disable", "ann@localhost"]).await;
+    assert_eq!(said, "disabled ann@localhost\n");
+    ann.expect_stream_error("not-authorized").await;
+    let shown = user(&server, &["show", "ann@localhost"]).await;
+    assert!(shown.contains("disabled: nobody can log in\n"), "{shown}");
+    server.kill();
+    let only = ["list", "--disabled"];
+    assert_eq!(user(&server, &only).await, "ann@localhost\n");
+    user(&server, &["disable", "ben@localhost"]).await;
+    let said = user(&server, &["enable", "ann@localhost"]).await;
+    assert_eq!(said, "enabled ann@localhost\n");
+    assert_eq!(user(&server, &only).await, "ben@localhost\n");
+    let all = user(&server, &["list"]).await;
+    assert_eq!(all, "ann@localhost\nben@localhost\n");
+    for words in [
+        ["user", "disable", "cat@localhost"],
+        ["user", "enable", "cat"],
+    ] {
+        let refused = server.cli(&words).await;
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    }
+    server.come_back().await;
+    server.bound("ann/desk").await.close().await;
+    let refused = server.cli(&["user", "disable", "cat@localhost"]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let ben = server.login("ben").await;
+    let (mut wire, features) = ben.connect(server.address("c2s")).await;
+    let outcome = ben.try_authenticate(&mut wire, &features).await;
+    assert!(
+        outcome.child("account-disabled", SASL).is_some(),
+        "{outcome:?}"
+    );
+}
+
 /// RFC 6120 §4.9.3.12: whose account is gone, or whose password changed, is logged in no longer.
 #[tokio::test]
 async fn a_deleted_account_and_a_changed_password_end_sessions() {

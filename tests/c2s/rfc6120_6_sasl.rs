@@ -104,6 +104,30 @@ async fn a_wrong_password_and_an_unknown_user_look_the_same() {
     }
 }
 
+/// RFC 6120 §6.5.2: only who has the password learns that the account is disabled.
+#[tokio::test]
+async fn a_disabled_account_cannot_log_in() {
+    let server = TestServer::start().await;
+    let alice = server.login("alice").await;
+    let disable = ["user", "disable", "alice@localhost"];
+    assert!(server.cli(&disable).await.status.success());
+    for mechanism in ALL {
+        let wrong = Login::new("alice", "wrong");
+        for (login, condition) in [
+            (alice.clone(), "account-disabled"),
+            (wrong, "not-authorized"),
+        ] {
+            let login = login.mechanism(mechanism);
+            let (mut wire, features) = login.connect(server.address("c2s")).await;
+            let answer = login.try_authenticate(&mut wire, &features).await;
+            assert_failure(&answer, condition);
+        }
+    }
+    let enable = ["user", "enable", "alice@localhost"];
+    assert!(server.cli(&enable).await.status.success());
+    alice.bind(server.address("c2s")).await.close().await;
+}
+
 /// server-first-message for a name.
 async fn challenge(server: &TestServer, name: &str, hash: Hash) -> Challenge {
     let mut wire = secured(server).await;

@@ -160,3 +160,43 @@ async fn a_closed_resource_is_free() {
         server.online("alice/desk").await.close().await;
     }
 }
+
+/// A login is worth nothing any more once the account is disabled, the password changed or the account
+/// deleted, also if that is taken back before the client goes on.
+#[tokio::test]
+async fn a_login_from_before_an_account_changed_gets_no_resource() {
+    let server = TestServer::start().await;
+    let refused = async |wire: &mut Wire| {
+        let answer = wire.ask(&bind("desk")).await;
+        let error = answer.child("error", CLIENT).expect("an error");
+        assert!(
+            error
+                .child("not-authorized", "urn:ietf:params:xml:ns:xmpp-stanzas")
+                .is_some(),
+            "{answer:?}"
+        );
+    };
+    let mut wire = authenticated(&server, "alice").await;
+    for words in [
+        ["user", "disable", "alice@localhost"],
+        ["user", "enable", "alice@localhost"],
+    ] {
+        let done = server.cli(&words).await;
+        assert!(done.status.success(), "{done:?}");
+        refused(&mut wire).await;
+    }
+    let mut after = authenticated(&server, "alice").await;
+    let answer = after.ask(&bind("desk")).await;
+    assert!(bound_jid(&answer).is_some(), "{answer:?}");
+
+    let mut wire = authenticated(&server, "bob").await;
+    let words = ["user", "passwd", "bob@localhost", "--password-stdin"];
+    let done = server.cli_with_input(&words, "another secret").await;
+    assert!(done.status.success(), "{done:?}");
+    refused(&mut wire).await;
+
+    let mut wire = authenticated(&server, "carol").await;
+    let done = server.cli(&["user", "delete", "carol@localhost"]).await;
+    assert!(done.status.success(), "{done:?}");
+    refused(&mut wire).await;
+}

@@ -182,6 +182,35 @@ async fn an_administrator_manages_accounts() {
     );
 }
 
+/// XEP-0133 §4.3, §4.4, §4.14, §4.19
+#[tokio::test]
+async fn an_administrator_disables_accounts_and_enables_them_again() {
+    let server = server().await;
+    let mut boss = server.bound("boss/desk").await;
+    let mut ann = server.bound("ann/desk").await;
+    server.add_user("ben").await;
+    let both: &[&str] = &["ann@localhost", "ben@localhost"];
+    let one_too_many: &[&str] = &["ann@localhost", "cat@localhost"];
+    let disable = |whom| filled("disable-user", &[("accountjids", whom)]);
+    boss.refused(ask(set(disable(one_too_many))), "item-not-found")
+        .await;
+    ann.expect_nothing().await;
+    run(&mut boss, disable(both)).await;
+    ann.expect_stream_error("not-authorized").await;
+    let count = run(&mut boss, command("get-disabled-users-num")).await;
+    assert_eq!(values(count.as_ref(), "disabledusersnum"), ["2"]);
+    let enable = filled("reenable-user", &[("accountjids", &["ann@localhost"])]);
+    run(&mut boss, enable).await;
+    let list = filled("get-disabled-users-list", &[("max_items", &["25"])]);
+    let list = run(&mut boss, list).await;
+    assert_eq!(values(list.as_ref(), "disableduserjids"), ["ben@localhost"]);
+    server.bound("ann/desk").await.close().await;
+    let log = server.log();
+    for act in ["user-disable", "user-enable"] {
+        assert!(log.contains(&format!(r#""act":"{act}""#)), "{log}");
+    }
+}
+
 #[tokio::test]
 async fn an_administrator_counts_lists_and_announces() {
     let server = server().await;

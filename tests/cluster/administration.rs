@@ -98,6 +98,39 @@ async fn what_operators_do_takes_effect_on_all_nodes() {
 }
 
 #[tokio::test]
+async fn an_account_that_is_disabled_on_one_node_is_disabled_on_all() {
+    let cluster = TestCluster::with(2, &[&api::setting()]).await;
+    all_know_each_other(&cluster).await;
+    let mut here = cluster.bound(0, "bob/phone").await;
+    let mut there = cluster.bound(1, "bob/tv").await;
+    let waiting = cluster.managed_online(1, "bob/desk").await;
+    let broken = waiting.break_connection();
+    let api = Api::of(cluster.node(0)).await;
+    let disable = "/api/v1/users/bob@localhost/disable";
+    assert_eq!(api.call("POST", disable, NOTHING).await.0, 204);
+    here.expect_stream_error("not-authorized").await;
+    there.expect_stream_error("not-authorized").await;
+    rookery_tests::eventually("the session that waits to end", || async {
+        let all = api.done("GET", "/api/v1/sessions", NOTHING).await;
+        all["total"] == 0
+    })
+    .await;
+    drop(broken);
+    for node in 0..2 {
+        let bob = cluster.node(node).login("bob").await;
+        let (mut wire, features) = bob.connect(cluster.node(node).address("c2s")).await;
+        let outcome = bob.try_authenticate(&mut wire, &features).await;
+        assert!(
+            outcome.child("account-disabled", SASL).is_some(),
+            "{outcome:?}"
+        );
+    }
+    let enable = "/api/v1/users/bob@localhost/enable";
+    assert_eq!(api.call("POST", enable, NOTHING).await.0, 204);
+    cluster.bound(1, "bob/tv").await.close().await;
+}
+
+#[tokio::test]
 async fn a_node_that_does_not_answer_is_named() {
     let cluster = TestCluster::with(2, &[&api::setting(), "cluster.lease=1m"]).await;
     all_know_each_other(&cluster).await;
@@ -126,4 +159,194 @@ async fn a_node_that_does_not_answer_is_named() {
     // What it was asked while it was stopped, it does now.
     bob.vanish();
     alice.close().await;
+}
+
+/// The lines that a node has in its audit log: act, via, who, on, outcome.
+fn audited(node: &TestServer) -> Vec<[String; 5]> {
+    let data_dir = node.data_dir();
+    let file = data_dir.parent().expect("a directory").join("audit.log");
+    let text = std::fs::read_to_string(file).expect("it was made");
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let field = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    lines
+        .map(|line| ["act", "via", "who", "on", "outcome"].map(|name| field(&line, name)))
+        .collect()
+}
+
+fn level(node: &str, level: &str) -> Value {
+    json!({ "node": node, "status": 200, "answer": { "level": level } })
+}
+
+#[tokio::test]
+async fn one_node_is_asked_for_another_or_for_all() {
+    let cluster = TestCluster::with(3, &[&api::setting(), "audit.file=audit.log"]).await;
+    all_know_each_other(&cluster).await;
+    let api = Api::of(cluster.node(0)).await;
+    let debug = json!({ "level": "debug" });
+    let set = api.done("PUT", "/api/v1/log?node=node1", &debug).await;
+    assert_eq!(set, debug);
+    let all = api.done("GET", "/api/v1/log?node=*", NOTHING).await;
+    let nodes = all["nodes"].as_array().expect("a list");
+    assert_eq!(nodes.first(), Some(&level("node0", "info")));
+    for expected in [level("node1", "debug"), level("node2", "info")] {
+        assert!(nodes.contains(&expected), "{all}");
+    }
+    assert_eq!((nodes.len(), &all["unanswered"]), (3, &json!([])));
+
+    // By its epoch, and itself.
+    let status = api.done("GET", "/api/v1/nodes", NOTHING).await;
+    for node in status["nodes"].as_array().expect("a list") {
+        let path = format!("/api/v1/log?node={}", node["epoch"].as_str().expect("text"));
+        let log = api.done("GET", &path, NOTHING).await;
+        let is_changed = node["name"] == "node1";
+        assert_eq!(log["level"], if is_changed { "debug" } else { "info" });
+    }
+    let theirs = api
+        .done("GET", "/api/v1/certificate?node=node2", NOTHING)
+        .await;
+    let own = Api::of(cluster.node(2))
+        .await
+        .done("GET", "/api/v1/certificate", NOTHING)
+        .await;
+    assert_eq!(theirs, own);
+
+    // What is refused there is refused here, and a level that is none is no level anywhere.
+    for node in ["node1", "*"] {
+        let path = format!("/api/v1/log?node={node}");
+        let (status, problem) = api.call("PUT", &path, &json!({ "level": "loud" })).await;
+        assert_eq!((status, &problem["field"]), (400, &json!("level")));
+    }
+    let (status, problem) = api.call("GET", "/api/v1/log?node=node7", NOTHING).await;
+    assert_eq!((status, &problem["field"]), (404, &json!("node")));
+
+    let reloaded = cluster
+        .node(2)
+        .cli(&["config", "reload", "--all-nodes"])
+        .await;
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    let text = String::from_utf8_lossy(&reloaded.stdout).into_owned();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "node0: no live setting has changed",
+            "node1: taken over: log.level",
+            "node2: no live setting has changed"
+        ]
+    );
+
+    let acts = |node: usize| -> Vec<[String; 5]> {
+        let mut acts = audited(cluster.node(node));
+        acts.retain(|[_, _, _, _, outcome]| outcome == "ok");
+        for [_, _, who, _, _] in &mut acts {
+            // Addresses and users of the system are as they are.
+            *who = who.split_once(" at ").map_or("", |(_, at)| at).to_owned();
+        }
+        acts
+    };
+    assert_eq!(
+        acts(0),
+        [
+            ["log-level", "api", "", "debug at node node1", "ok"],
+            ["config-reload", "cli", "node node2", "", "ok"]
+        ]
+    );
+    assert_eq!(
+        acts(1),
+        [
+            ["log-level", "api", "node node0", "debug", "ok"],
+            ["config-reload", "cli", "node node2", "", "ok"]
+        ]
+    );
+    assert_eq!(
+        acts(2),
+        [["config-reload", "cli", "", "at all nodes", "ok"]]
+    );
+}
+
+#[tokio::test]
+async fn another_node_is_drained() {
+    let cluster = TestCluster::with(2, &[&api::setting()]).await;
+    all_know_each_other(&cluster).await;
+    let alice = cluster.bound(0, "alice/desk").await;
+    let mut bob = cluster.bound(1, "bob/phone").await;
+    let drain = cluster.node(0).cli(&["drain", "--node", "node1"]).await;
+    assert!(drain.status.success(), "{drain:?}");
+    let said = String::from_utf8_lossy(&drain.stdout).into_owned();
+    assert!(said.contains("node node1 is not ready any more"), "{said}");
+    assert!(said.contains("no session is left"), "{said}");
+    bob.expect_stream_error("system-shutdown").await;
+    let ready = cluster.node(1).admin("/readyz").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.body.contains(r#"["draining"]"#), "{}", ready.body);
+    let ready = cluster.node(0).admin("/readyz").await;
+    assert_eq!(ready.status, 200, "{ready:?}");
+    alice.close().await;
+}
+
+/// A session that nobody resumes is left, and its number is told.
+#[tokio::test]
+async fn a_drain_of_another_node_that_runs_out_of_time_says_what_is_left() {
+    let cluster = TestCluster::with(2, &[]).await;
+    all_know_each_other(&cluster).await;
+    let bob = cluster.node(1).managed("bob/phone").await;
+    let drain = ["drain", "--node", "node1", "--timeout", "1s"];
+    let output = cluster.node(0).cli(&drain).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("1 session is left after 1s"), "{error}");
+    cluster
+        .resume(0, bob.break_connection())
+        .await
+        .close()
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_asked_for_something_is_named() {
+    let cluster = TestCluster::with(2, &[&api::setting(), "cluster.lease=1m"]).await;
+    all_know_each_other(&cluster).await;
+    cluster.node(1).signal("STOP");
+    let api = Api::of(cluster.node(0)).await;
+    let debug = json!({ "level": "debug" });
+    let set = api.done("PUT", "/api/v1/log?node=*", &debug).await;
+    assert_eq!(
+        set,
+        json!({
+            "nodes": [level("node0", "debug")],
+            "unanswered": [{ "node": "node1", "reason": "did not answer" }]
+        })
+    );
+    let (status, problem) = api.call("GET", "/api/v1/log?node=node1", NOTHING).await;
+    assert_eq!((status, &problem["field"]), (503, &json!("node")));
+    assert_eq!(problem["detail"], "node node1 did not answer");
+    let listed = cluster.node(0).cli(&["log", "level", "--all-nodes"]).await;
+    assert_eq!(listed.status.code(), Some(1), "{listed:?}");
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "node0: debug\n");
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("node node1 did not answer"));
+    cluster.node(1).signal("CONT");
+    // What it was asked while it was stopped, it does now.
+    rookery_tests::eventually("the level to change", || async {
+        let log = cluster.node(1).cli(&["log", "level"]).await;
+        log.stdout == b"debug\n"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nodes_of_one_name_are_told_apart_by_their_epochs() {
+    let cluster = TestCluster::with(2, &[&api::setting(), "cluster.node=twin"]).await;
+    all_know_each_other(&cluster).await;
+    let api = Api::of(cluster.node(0)).await;
+    let (status, problem) = api.call("GET", "/api/v1/log?node=twin", NOTHING).await;
+    assert_eq!((status, &problem["field"]), (409, &json!("node")));
+    let status = api.done("GET", "/api/v1/nodes", NOTHING).await;
+    for node in status["nodes"].as_array().expect("a list") {
+        let epoch = node["epoch"].as_str().expect("text");
+        let detail = problem["detail"].as_str().expect("text");
+        assert!(detail.contains(epoch), "{detail}");
+    }
 }

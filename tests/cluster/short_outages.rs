@@ -2,6 +2,7 @@
 //! swallows packets. What was stored meanwhile is delivered when it is back, in order and once, and a
 //! request gets one answer.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rookery_tests::eventually;
@@ -54,20 +55,50 @@ impl Outage {
     }
 }
 
+/// Alice and Bob on two nodes, between which there is an outage to be.
+struct Pair {
+    cluster: TestCluster,
+    alice: Client,
+    bob: Client,
+    outage: Outage,
+}
+
+impl Pair {
+    async fn online(outage: Outage) -> Self {
+        let cluster = TestCluster::planned(2, &outage.plan()).await;
+        let alice = cluster.managed_online(0, "alice/desk").await;
+        let bob = cluster.managed_online(1, "bob/phone").await;
+        Self {
+            cluster,
+            alice,
+            bob,
+            outage,
+        }
+    }
+
+    /// Alice writes, and what she has written is safe.
+    async fn alice_sends(&mut self, numbers: Range<u32>) {
+        send_numbers(&mut self.alice, "bob@localhost", numbers).await;
+        self.alice.acknowledged().await;
+    }
+
+    /// It ends, and Bob gets the ten messages of the outage and ten more, in their order and once.
+    async fn all_arrive(mut self) {
+        self.outage.ends(&self.cluster);
+        // Right behind them, whether the node has noticed or not.
+        send_numbers(&mut self.alice, "bob@localhost", 10..20).await;
+        expect_numbers(&mut self.bob, ALICE, 0..20).await;
+        self.alice.expect_nothing_from(&mut self.bob).await;
+        self.bob.expect_nothing_from(&mut self.alice).await;
+    }
+}
+
 /// Alice's node cannot ask where Bob is: her messages are stored.
 async fn to_somebody_who_is_not_known(outage: Outage) {
-    let cluster = TestCluster::planned(2, &outage.plan()).await;
-    let mut alice = cluster.managed_online(0, "alice/desk").await;
-    let mut bob = cluster.managed_online(1, "bob/phone").await;
-    outage.begins(&cluster);
-    send_numbers(&mut alice, "bob@localhost", 0..10).await;
-    alice.acknowledged().await;
-    outage.ends(&cluster);
-    // Right behind them, whether the node has noticed or not.
-    send_numbers(&mut alice, "bob@localhost", 10..20).await;
-    expect_numbers(&mut bob, ALICE, 0..20).await;
-    alice.expect_nothing_from(&mut bob).await;
-    bob.expect_nothing_from(&mut alice).await;
+    let mut pair = Pair::online(outage).await;
+    outage.begins(&pair.cluster);
+    pair.alice_sends(0..10).await;
+    pair.all_arrive().await;
 }
 
 #[tokio::test]
@@ -87,30 +118,30 @@ async fn what_is_stored_while_the_way_to_redis_is_cut_comes_when_it_is_mended() 
 
 /// Alice's node knows where Bob is and cannot tell his node: for longer than the bus waits.
 async fn to_somebody_who_is_known(outage: Outage) {
-    let cluster = TestCluster::planned(2, &outage.plan()).await;
-    let mut alice = cluster.managed_online(0, "alice/desk").await;
-    let mut bob = cluster.managed_online(1, "bob/phone").await;
-    talk(&mut alice, &mut bob, "before").await;
-    outage.begins(&cluster);
-    send_numbers(&mut alice, "bob@localhost", 0..1).await;
-    alice.acknowledged().await;
+    let mut pair = Pair::online(outage).await;
+    talk(&mut pair.alice, &mut pair.bob, "before").await;
+    outage.begins(&pair.cluster);
+    pair.alice_sends(0..1).await;
+    the_bus_notices(&pair.cluster).await;
+    // The first one may have arrived, and waits for certainty; these come back from the bus.
+    pair.alice_sends(1..10).await;
+    frames_come_back(&pair.cluster).await;
+    pair.all_arrive().await;
+}
+
+async fn the_bus_notices(cluster: &TestCluster) {
     eventually("the bus to notice", async || {
         !is_connected(cluster.node(0), "bus").await
     })
     .await;
-    // The first one may have arrived, and waits for certainty; these come back from the bus.
-    send_numbers(&mut alice, "bob@localhost", 1..10).await;
-    alice.acknowledged().await;
+}
+
+async fn frames_come_back(cluster: &TestCluster) {
     eventually("frames to come back", async || {
         let returned = "rookery_bus_returned_frames_total";
         cluster.node(0).metric(returned, "").await > 0.5
     })
     .await;
-    outage.ends(&cluster);
-    send_numbers(&mut alice, "bob@localhost", 10..20).await;
-    expect_numbers(&mut bob, ALICE, 0..20).await;
-    alice.expect_nothing_from(&mut bob).await;
-    bob.expect_nothing_from(&mut alice).await;
 }
 
 #[tokio::test]
@@ -133,17 +164,10 @@ async fn a_request_that_may_have_arrived_is_answered_once() {
     Outage::Hang.begins(&cluster);
     let question = get(Element::new("ping", PING)).with_attr("to", bob.jid());
     alice.send(question.with_attr("id", "q")).await;
-    eventually("the bus to notice", async || {
-        !is_connected(cluster.node(0), "bus").await
-    })
-    .await;
+    the_bus_notices(&cluster).await;
     // These are certain not to have arrived: when they come back, the first one would have, too.
     send_numbers(&mut alice, "bob@localhost", 0..3).await;
-    eventually("frames to come back", async || {
-        let returned = "rookery_bus_returned_frames_total";
-        cluster.node(0).metric(returned, "").await > 0.5
-    })
-    .await;
+    frames_come_back(&cluster).await;
     Outage::Hang.ends(&cluster);
     bob.expect(Pattern::new("iq").kind("get").id("q")).await;
     expect_numbers(&mut bob, ALICE, 0..3).await;

@@ -24,6 +24,7 @@ pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod figures;
+mod free_port;
 pub mod http;
 pub mod light;
 pub mod netns;

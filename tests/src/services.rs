@@ -1,6 +1,6 @@
 //! A private Redis and a private PostgreSQL on free ports: the system's own are never touched.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,23 +12,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::eventually;
+use crate::free_port;
 use crate::place::Place;
 
-/// A port that nobody listens on, for now. Below those that the system gives to outgoing connections, so
-/// that none of these takes it before the server that is to have it, or while that one is away; and so is
-/// the one 10,000 above it, which Redis Cluster takes as well.
+/// A port that nobody listens on, for now: for a server that is told of it and cannot take any free one.
 pub fn free_port() -> u16 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    loop {
-        let random = std::collections::hash_map::RandomState::new()
-            .build_hasher()
-            .finish();
-        let port = 10_000 + u16::try_from(random % 12_000).expect("less than 12,000");
-        let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
-        if is_free(port) && is_free(port + 10_000) {
-            return port;
-        }
-    }
+    free_port::free_port()
 }
 
 /// Sends a signal by its name (`TERM`, `QUIT`, `STOP`, …) to a process.

@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rookery_features::password::Password;
 use rookery_features::roster::{MAX_GROUP_BYTES, MAX_GROUPS, MAX_NAME_BYTES, RosterSet};
@@ -23,10 +23,14 @@ use tokio::sync::oneshot;
 use crate::budget::Load;
 use crate::node::{NodeShared, account_changed};
 use crate::presence_list::RosterOrder;
+use crate::receipts::Receipts;
 use crate::shard::{Batch, Parcel, Run, Shard, Work};
 
 /// Accounts that are read from the database at a time.
 const PAGE: usize = 500;
+
+/// How long messages may take until they are delivered or stored: more than storage may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why an operator's wish is not fulfilled. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,10 @@ pub enum Refused {
     /// The text has characters that XML does not have (RFC 6120 §11.1).
     #[error("this text has characters that a message cannot have")]
     Text,
+    /// The message could neither be delivered nor stored: the recipient blocks the server, its store
+    /// is full, or the database does not answer.
+    #[error("the message to {0} could neither be delivered nor stored")]
+    Undelivered(Jid),
     /// The roster is full.
     #[error("the roster is full (limits.roster_items)")]
     Full,
@@ -83,6 +91,8 @@ pub struct AccountInfo {
     pub last: Option<(SystemTime, String)>,
     /// How many contacts its roster has.
     pub contacts: usize,
+    /// Whether it is disabled.
+    pub is_disabled: bool,
 }
 
 /// What a message that an operator sends says.
@@ -173,6 +183,25 @@ impl NodeShared {
         Ok(())
     }
 
+    /// Disables an account and ends its sessions on all nodes, or enables it again (XEP-0133 §4.3, §4.4).
+    /// A disabled account keeps what is stored for it, also messages that come for it meanwhile.
+    ///
+    /// # Errors
+    /// [`Refused::NoAccount`], [`Refused::Failed`].
+    pub async fn set_disabled(
+        self: &Arc<Self>,
+        account: &BareJid,
+        disabled: bool,
+    ) -> Result<(), Refused> {
+        if !self.storage.set_disabled(account, disabled).await? {
+            return Err(Refused::NoAccount(account.clone()));
+        }
+        if disabled {
+            account_changed(self, account, false).await;
+        }
+        Ok(())
+    }
+
     /// Deletes an account with all that is stored for it, tells its contacts that their subscriptions end
     /// (as XEP-0077 §3.2 does), and ends its sessions on all nodes.
     ///
@@ -200,10 +229,13 @@ impl NodeShared {
     /// # Errors
     /// [`Refused::NoAccount`], [`Refused::Failed`].
     pub async fn account_info(&self, account: &BareJid) -> Result<AccountInfo, Refused> {
-        self.must_exist(account).await?;
-        let last = self.storage.last(account).await?;
-        let contacts = self.contacts(account).await?.len();
-        Ok(AccountInfo { last, contacts })
+        let keys = self.storage.login_keys(account).await?;
+        let keys = keys.ok_or_else(|| Refused::NoAccount(account.clone()))?;
+        Ok(AccountInfo {
+            last: self.storage.last(account).await?,
+            contacts: self.contacts(account).await?.len(),
+            is_disabled: keys.is_disabled,
+        })
     }
 
     /// The contacts in an account's roster, as its clients see them.
@@ -254,18 +286,24 @@ impl NodeShared {
         Ok(self.storage.roster_item(account, &contact).await?)
     }
 
-    /// Sends a message from the recipient's domain to one account or resource. It is delivered or stored
-    /// as any message is (RFC 6121 §8.5).
+    /// Sends a message from the recipient's domain to one account or resource, as any message is sent
+    /// (RFC 6121 §8.5), and waits until it is delivered or stored.
     ///
     /// # Errors
-    /// [`Refused::Address`], [`Refused::NoAccount`], [`Refused::Failed`].
+    /// [`Refused::Address`], [`Refused::NoAccount`], [`Refused::Undelivered`]; [`Refused::Failed`], when
+    /// it may arrive all the same.
     pub async fn send_message(&self, to: &Jid, text: &Text) -> Result<(), Refused> {
         let account = self.account_address(to.bare_str())?;
         self.must_exist(&account).await?;
         let message = self.text_message(text, MessageType::Normal, to.domain())?;
         let message = message.with_to(to.clone());
-        self.route_all(vec![message], &Load::new(&self.budget))
-            .await
+        let receipts = Arc::default();
+        self.route_all(vec![message], &Load::new(&self.budget), &receipts)
+            .await?;
+        match settled(&receipts).await? {
+            0 => Ok(()),
+            _ => Err(Refused::Undelivered(to.clone())),
+        }
     }
 
     /// Shows a message to all available resources of all nodes, or to those of a domain's accounts. It is
@@ -287,8 +325,8 @@ impl NodeShared {
         Ok(self.announce(message, domain.map(str::to_owned)).await)
     }
 
-    /// Sends a message to all accounts of a domain; those who are offline get it later. Returns how many
-    /// there are.
+    /// Sends a message to all accounts of a domain; those who are offline get it later. Returns for how
+    /// many it is delivered or stored: not for those who block the domain, or whose store is full.
     ///
     /// # Errors
     /// [`Refused::Address`] if the domain is not served; [`Refused::Failed`], when some may have got it.
@@ -296,17 +334,19 @@ impl NodeShared {
         let from = self.served(domain)?;
         let message = self.text_message(text, MessageType::Normal, from)?;
         let load = Load::new(&self.budget);
+        let receipts = Arc::default();
         let mut after: Option<BareJid> = None;
         let mut count = 0;
         loop {
             let last = after.as_ref().map(BareJid::as_str);
             let page = self.storage.accounts(domain, last, PAGE).await?;
             let Some(last) = page.last().cloned() else {
-                return Ok(count);
+                let bounced = settled(&receipts).await?;
+                return Ok(count - usize::try_from(bounced).unwrap_or(count));
             };
             count += page.len();
             let messages = page.into_iter().map(|to| message.clone().with_to(to));
-            self.route_all(messages.collect(), &load).await?;
+            self.route_all(messages.collect(), &load, &receipts).await?;
             // No more is under way at a time than one sender may have.
             poll_fn(|cx| load.poll_room(cx)).await;
             after = Some(last);
@@ -338,14 +378,21 @@ impl NodeShared {
         Ok(message)
     }
 
-    /// Routes messages of the server's own, waiting while shards are busy; they count as `load`.
-    async fn route_all(&self, messages: Vec<Stanza>, load: &Arc<Load>) -> Result<(), Refused> {
+    /// Routes messages of the server's own, waiting while shards are busy; they count as `load`, and
+    /// `receipts` know when they are dealt with.
+    async fn route_all(
+        &self,
+        messages: Vec<Stanza>,
+        load: &Arc<Load>,
+        receipts: &Arc<Receipts>,
+    ) -> Result<(), Refused> {
         let mut by_shard: Vec<Vec<Work>> = self.shards().iter().map(|_| Vec::new()).collect();
         for message in messages {
             let owner = message.to.as_ref().map(|to| self.shard_of(to.bare_str()));
             let share = Some(load.share(message.size()));
             let parcel = Parcel {
                 share,
+                receipt: Some(receipts.receive()),
                 ..Parcel::new(message)
             };
             by_shard[owner.unwrap_or(0)].push(Work::Route(parcel));
@@ -377,6 +424,15 @@ impl NodeShared {
         owner.send(job).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())
     }
+}
+
+/// Waits until messages are dealt with. Returns how many went back.
+async fn settled(receipts: &Arc<Receipts>) -> Result<u32, Refused> {
+    let settled = tokio::time::timeout(PATIENCE, receipts.settled()).await;
+    settled.map_err(|_| {
+        Refused::Failed("it is not known whether all of it is delivered or stored".into())
+    })?;
+    Ok(receipts.bounced())
 }
 
 /// XML 1.0 §2.2; surrogates are no `char`.

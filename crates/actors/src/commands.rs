@@ -106,6 +106,18 @@ async fn carry_out(
             let changed = node.change_password(&jid, &password).await;
             noted("user-password", &account, changed)?;
         }
+        Order::SetDisabled { accounts, disabled } => {
+            let act = if disabled {
+                "user-disable"
+            } else {
+                "user-enable"
+            };
+            // All are looked at before the first is changed.
+            for jid in addresses(session, &accounts).await? {
+                let changed = node.set_disabled(&jid, disabled).await;
+                noted(act, jid.as_str(), changed)?;
+            }
+        }
         Order::DeleteUsers(accounts) => {
             // All are looked at before the first is gone.
             for jid in addresses(session, &accounts).await? {
@@ -133,15 +145,26 @@ async fn carry_out(
         }
         Order::LastLogin(accounts) => return last_logins(session, &accounts).await.map(Some),
         Order::Statistics(account) => return statistics(session, &account).await.map(Some),
+        Order::CountDisabled => {
+            let count = listed(session, domain, usize::MAX, Of::Disabled).await?.0;
+            return Ok(Some(admin::result(&[(
+                "disabledusersnum",
+                vec![count.to_string()],
+            )])));
+        }
+        Order::ListDisabled(limit) => {
+            let (_, accounts) = listed(session, domain, limit, Of::Disabled).await?;
+            return Ok(Some(admin::result(&[("disableduserjids", accounts)])));
+        }
         Order::CountRegistered => {
-            let count = registered(session, domain, usize::MAX).await?.0;
+            let count = listed(session, domain, usize::MAX, Of::All).await?.0;
             return Ok(Some(admin::result(&[(
                 "registeredusersnum",
                 vec![count.to_string()],
             )])));
         }
         Order::ListRegistered(limit) => {
-            let (_, accounts) = registered(session, domain, limit).await?;
+            let (_, accounts) = listed(session, domain, limit, Of::All).await?;
             return Ok(Some(admin::result(&[("registereduserjids", accounts)])));
         }
         Order::CountOnline => {
@@ -220,11 +243,19 @@ async fn sessions_of(session: &Session, account: &BareJid) -> Vec<SessionThere> 
     all.answer.sessions
 }
 
+/// Which accounts of a domain are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    All,
+    Disabled,
+}
+
 /// How many accounts a domain has, as far as they are looked at, and the first of them.
-async fn registered(
+async fn listed(
     session: &Session,
     domain: &str,
     limit: usize,
+    of: Of,
 ) -> Result<(usize, Vec<String>), StanzaError> {
     let storage = &session.shard.node().storage;
     let mut first = Vec::new();
@@ -232,9 +263,11 @@ async fn registered(
     let mut after: Option<BareJid> = None;
     while count < limit {
         let last = after.as_ref().map(BareJid::as_str);
-        let page = storage
-            .accounts(domain, last, PAGE.min(limit - count))
-            .await;
+        let size = PAGE.min(limit - count);
+        let page = match of {
+            Of::All => storage.accounts(domain, last, size).await,
+            Of::Disabled => storage.disabled_accounts(domain, last, size).await,
+        };
         let page = page.map_err(|error| told(&error.into()))?;
         let Some(last) = page.last().cloned() else {
             break;
@@ -289,7 +322,9 @@ fn told(refused: &Refused) -> StanzaError {
         }
         Refused::Exists(_) => Condition::Conflict,
         Refused::NoAccount(_) | Refused::NoContact { .. } => Condition::ItemNotFound,
-        Refused::Full | Refused::Failed(_) => Condition::ResourceConstraint,
+        Refused::Full | Refused::Undelivered(_) | Refused::Failed(_) => {
+            Condition::ResourceConstraint
+        }
     });
     let error = match refused {
         Refused::Failed(_) => error.with_kind(ErrorType::Wait),

@@ -89,6 +89,7 @@ pub struct Parts {
     /// What has arrived and was not looked at.
     rest: Vec<u8>,
     deadline: Instant,
+    login_began: Option<Instant>,
     gauge: Gauge,
 }
 
@@ -146,6 +147,8 @@ struct Negotiating {
     /// Whether a TLS handshake is under way, so that nothing can be said.
     in_handshake: bool,
     deadline: Instant,
+    /// When the login began that has succeeded.
+    login_began: Option<Instant>,
     /// Counts this connection until it has logged in.
     ticket: Option<Ticket>,
 }
@@ -303,6 +306,7 @@ impl Connection {
             security,
             rest,
             deadline,
+            login_began,
             gauge,
         } = *parts;
         let wire = match wire.into_wire() {
@@ -320,6 +324,7 @@ impl Connection {
             negotiation,
             in_handshake: false,
             deadline,
+            login_began,
             ticket: None,
         };
         let state = State::Negotiating(Box::new(state));
@@ -641,6 +646,7 @@ fn negotiating(
         negotiation,
         in_handshake,
         deadline,
+        login_began: None,
         ticket,
     }))
 }

@@ -55,5 +55,5 @@ pub(crate) mod turnstile;
 pub(crate) mod unread;
 pub mod user_session;
 
-pub use node::{Node, NodeShared, Reporter, StartError};
+pub use node::{Callee, Node, NodeShared, Reporter, StartError};
 pub use settings::Settings;

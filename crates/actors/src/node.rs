@@ -47,6 +47,20 @@ impl Reporter {
     }
 }
 
+/// Does what an operator has asked another node for, and tells what became of it; what is asked and
+/// answered is the server's business. An answer has 256 KB at most.
+pub struct Callee(Box<dyn Fn(serde_json::Value) -> Answering + Send + Sync>);
+
+/// What a [`Callee`] is at.
+type Answering = BoxFuture<'static, serde_json::Value>;
+
+impl Callee {
+    /// Calls this each time that another node passes a call on.
+    pub fn new(call: impl Fn(serde_json::Value) -> Answering + Send + Sync + 'static) -> Self {
+        Self(Box::new(call))
+    }
+}
+
 /// What all arbiters of the process share.
 pub struct NodeShared {
     /// How the node behaves.
@@ -78,6 +92,7 @@ pub struct NodeShared {
     next: AtomicUsize,
     random: SystemRandom,
     reporter: OnceLock<Reporter>,
+    callee: OnceLock<Callee>,
 }
 
 impl NodeShared {
@@ -91,6 +106,18 @@ impl NodeShared {
     pub(crate) async fn report(&self) -> Option<serde_json::Value> {
         let reporter = self.reporter.get()?;
         Some(reporter.0().await)
+    }
+
+    /// Who answers from now on what operators ask other nodes for.
+    pub fn calls_by(&self, callee: Callee) {
+        // A server starts once.
+        let _ = self.callee.set(callee);
+    }
+
+    /// Does what another node passes on; `None` before anybody can.
+    pub(crate) async fn called(&self, call: serde_json::Value) -> Option<serde_json::Value> {
+        let callee = self.callee.get()?;
+        Some(callee.0(call).await)
     }
 
     /// The number of the shard that owns an account.
@@ -283,6 +310,7 @@ impl Node {
             next: AtomicUsize::new(0),
             random: SystemRandom::new(),
             reporter: OnceLock::new(),
+            callee: OnceLock::new(),
         });
         let mut arbiters = Vec::with_capacity(workers);
         let mut shards = Vec::with_capacity(workers);
@@ -472,23 +500,26 @@ impl Shard {
     }
 }
 
-/// An account was removed or its password changed: its sessions end here and elsewhere.
+/// An account was disabled or removed, or its password changed: its sessions end here and elsewhere, and
+/// logins that have begun before are void.
 pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
-    end_sessions(node, account);
+    sessions_end(Arc::clone(node), account.clone()).await;
     if let Some(cluster) = &node.cluster {
         cluster.account_changed(account, removed).await;
     }
 }
 
-/// Ends all sessions that an account has on this node.
+/// Ends all sessions that an account has on this node, soon.
 pub(crate) fn end_sessions(node: &Arc<NodeShared>, account: &BareJid) {
-    let account = account.clone();
-    let shard = node.shard(node.shard_of(account.as_str())).clone();
-    let job = Run(Box::new(move |shard: &Rc<Shard>| {
-        shard.end_sessions(&account, StreamCondition::NotAuthorized);
-    }));
-    actix_rt::spawn(async move {
-        // Fails only when the node stops.
-        let _ = shard.send(job).await;
-    });
+    actix_rt::spawn(sessions_end(Arc::clone(node), account.clone()));
+}
+
+async fn sessions_end(node: Arc<NodeShared>, account: BareJid) {
+    // `None` only when the node stops.
+    let _ = node
+        .on_shard_of(account.as_str(), {
+            let account = account.clone();
+            move |shard| shard.end_sessions(&account, StreamCondition::NotAuthorized)
+        })
+        .await;
 }

@@ -2,8 +2,10 @@
 //!
 //! A stanza counts once it is delivered, stored or bounced for good: for a message that is when the
 //! commit to the log is done. A [`Receipt`] travels with the stanza, also to other threads; when its
-//! last holder drops it, the stanza has been dealt with.
+//! last holder drops it, the stanza has been dealt with. Operators' messages have receipts as well
+//! ([`crate::administration`]): they get no bounces, so theirs are counted.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rookery_features::xep0198_stream_management::Ledger;
@@ -13,6 +15,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
     ledger: Mutex<Ledger>,
+    bounced: AtomicU32,
     changed: Notify,
 }
 
@@ -28,7 +31,7 @@ impl Receipts {
     pub(crate) fn resumed_at(h: u32) -> Self {
         Self {
             ledger: Mutex::new(Ledger::resuming(h)),
-            changed: Notify::new(),
+            ..Self::default()
         }
     }
 
@@ -50,6 +53,11 @@ impl Receipts {
         self.lock().h()
     }
 
+    /// How many of the stanzas went back to their sender.
+    pub(crate) fn bounced(&self) -> u32 {
+        self.bounced.load(Ordering::Relaxed)
+    }
+
     /// Whether everything that has come is dealt with.
     pub(crate) fn is_settled(&self) -> bool {
         self.lock().is_complete()
@@ -66,6 +74,13 @@ impl Receipts {
             }
             changed.await;
         }
+    }
+}
+
+impl Receipt {
+    /// The stanza goes back to its sender.
+    pub(crate) fn bounce(&self) {
+        self.receipts.bounced.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -91,6 +106,15 @@ mod tests {
         assert_eq!(receipts.h(), 0);
         drop(copy);
         assert_eq!(receipts.h(), 2);
+    }
+
+    #[test]
+    fn what_went_back_is_counted() {
+        let receipts = Arc::new(Receipts::default());
+        let (first, _second) = (receipts.receive(), receipts.receive());
+        assert_eq!(receipts.bounced(), 0);
+        first.bounce();
+        assert_eq!(receipts.bounced(), 1);
     }
 
     #[tokio::test]

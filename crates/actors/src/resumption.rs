@@ -7,6 +7,7 @@ use actix::Addr;
 use rookery_proto::error::Condition;
 use rookery_proto::jid::BareJid;
 use rookery_proto::stream::StreamError;
+use tokio::time::Instant;
 
 use crate::account::Resource;
 use crate::connection::Connection;
@@ -24,6 +25,8 @@ pub struct ResumeRequest {
     pub h: u32,
     /// The stream.
     pub connection: Addr<Connection>,
+    /// When its login began.
+    pub login_began: Instant,
 }
 
 /// Why a session does not go on.
@@ -40,13 +43,17 @@ impl Shard {
     /// Hands a session to a connection of its user.
     ///
     /// # Errors
-    /// `item-not-found` unless the account has such a session; a stream error if the client claims to
+    /// `item-not-found` unless the account has such a session, and nothing happened to the account since
+    /// the client logged in; a stream error if the client claims to
     /// have got more than was sent.
     pub(crate) async fn resume(
         self: Rc<Self>,
         request: ResumeRequest,
     ) -> Result<Bound, NotResumed> {
         let outcome = match self.resumable(&request.account, &request.previd) {
+            _ if self.is_login_void(&request.account, request.login_began) => {
+                Err(NotResumed::unknown())
+            }
             Some(resource) => self.resume_here(&resource, request).await,
             None => self.fetch_session(request).await,
         };

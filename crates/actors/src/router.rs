@@ -168,6 +168,9 @@ impl Shard {
     /// Sends an error back to the sender, if the stanza is one that gets errors (RFC 6120 §8.3.1). Until
     /// that has arrived the sender has it under way.
     pub(crate) fn bounce(self: &Rc<Self>, mut parcel: Parcel, error: &StanzaError) {
+        if let Some(receipt) = &parcel.receipt {
+            receipt.bounce();
+        }
         if let Some(answer) = parcel.stanza.reply_error(error) {
             self.route(Parcel {
                 share: parcel.share.take(),
@@ -1141,8 +1144,9 @@ impl Shard {
         }
     }
 
-    /// Ends all sessions of an account, e.g. because it was removed.
+    /// Ends all sessions of an account, and those that are about to begin, e.g. because it was removed.
     pub(crate) fn end_sessions(&self, account: &BareJid, condition: StreamCondition) {
+        self.void_logins(account);
         let Some(entry) = self.accounts.borrow().get(account).cloned() else {
             return;
         };

@@ -228,6 +228,9 @@ pub struct Shard {
     pub(crate) missed: RefCell<Missed>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
+    /// Accounts whose sessions ended because of what happened to the account, and when: logins that began
+    /// before are void.
+    void_logins: RefCell<HashMap<BareJid, tokio::time::Instant>>,
     outgoing: Vec<ForShard>,
     next_id: Cell<u64>,
     /// All connections of this arbiter, for the end of the node; those that are gone are taken out
@@ -254,6 +257,8 @@ pub struct BindRequest {
     pub peer: SocketAddr,
     /// Whether the stream runs over a WebSocket.
     pub websocket: bool,
+    /// When its login began.
+    pub login_began: tokio::time::Instant,
 }
 
 /// A bound resource, as its connection needs it.
@@ -296,6 +301,7 @@ impl Shard {
             missed: RefCell::default(),
             logs_unread: Cell::default(),
             moved_out: RefCell::default(),
+            void_logins: RefCell::default(),
             outgoing: (0..shards).map(|_| ForShard::default()).collect(),
             next_id: Cell::new(0),
             connections: RefCell::default(),
@@ -350,11 +356,15 @@ impl Shard {
     /// client that comes now is more likely to be alive (RFC 6120 §7.7.2.2).
     ///
     /// # Errors
-    /// `resource-constraint` if the account has as many resources as it may have, or if the directory
+    /// `not-authorized` if the account was disabled or removed, or its password changed, since the client
+    /// logged in; `resource-constraint` if the account has as many resources as it may have, or if the directory
     /// cannot be reached.
     pub async fn bind(self: Rc<Self>, request: BindRequest) -> Result<Bound, StanzaError> {
         let mut random = [0; bind::RANDOM_BYTES];
         self.node.random(&mut random);
+        if self.is_login_void(&request.account, request.login_began) {
+            return Err(Condition::NotAuthorized.into());
+        }
         let jid = bind::full_jid(&request.account, request.resource.as_deref(), random);
         let mut sequence = 0;
         let mut displaced = None;
@@ -377,12 +387,21 @@ impl Shard {
                 self.end_local(&request.account, &jid).await;
                 continue;
             }
-            if account.resources.borrow().len() >= self.node.settings.sessions.resources_per_user {
+            let refusal = if self.is_login_void(&request.account, request.login_began) {
+                Some(Condition::NotAuthorized)
+            } else if account.resources.borrow().len()
+                >= self.node.settings.sessions.resources_per_user
+            {
+                Some(Condition::ResourceConstraint)
+            } else {
+                None
+            };
+            if let Some(condition) = refusal {
                 self.tidy(&request.account);
                 if let Some(cluster) = &self.node.cluster {
                     cluster.unregister(&jid, sequence);
                 }
-                return Err(Condition::ResourceConstraint.into());
+                return Err(condition.into());
             }
             let bound = self.start_session(&account, &jid, &request, sequence);
             if let Some(old) = displaced {
@@ -390,6 +409,24 @@ impl Shard {
             }
             return Ok(bound);
         }
+    }
+
+    /// Something happened to an account that ends its sessions; those who are logging in do not get one.
+    pub(crate) fn void_logins(&self, account: &BareJid) {
+        let now = tokio::time::Instant::now();
+        let mut void = self.void_logins.borrow_mut();
+        if void.len() == void.capacity() {
+            // Streams without a session end by then.
+            let longest = self.node.settings.c2s.negotiation_timeout;
+            void.retain(|_, at| now.duration_since(*at) <= longest);
+        }
+        void.insert(account.clone(), now);
+    }
+
+    /// Whether a login began before something happened to its account.
+    pub(crate) fn is_login_void(&self, account: &BareJid, began: tokio::time::Instant) -> bool {
+        let void = self.void_logins.borrow();
+        void.get(account).is_some_and(|at| began <= *at)
     }
 
     /// Ends the session that has a full JID on this node, if there is one.

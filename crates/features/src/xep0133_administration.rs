@@ -1,9 +1,10 @@
 //! XEP-0133 Service Administration, version 1.3.1.
 //!
-//! Supported: adding and deleting users, ending sessions, changing passwords, last logins, statistics of
-//! a user, numbers and lists of registered and online users, announcements (§4.1, §4.2, §4.5, §4.7,
-//! §4.9, §4.10, §4.13, §4.15, §4.18, §4.20, §4.23), for the accounts that the operator names.
-//! Not supported: disabling users, rosters, lists of what is blocked or allowed, messages of the day and
+//! Supported: adding, deleting, disabling and re-enabling users, ending sessions, changing passwords, last
+//! logins, statistics of a user, numbers and lists of registered, disabled and online users,
+//! announcements (§4.1 to §4.5, §4.7, §4.9, §4.10, §4.13 to §4.15, §4.18 to §4.20, §4.23), for the
+//! accounts that the operator names.
+//! Not supported: rosters, lists of what is blocked or allowed, messages of the day and
 //! of welcome, active and idle users, the list of administrators, restart and shutdown; a client is told
 //! `feature-not-implemented`.
 
@@ -29,13 +30,17 @@ pub const MAX_ITEMS: usize = 200;
 pub enum Verb {
     AddUser,
     DeleteUser,
+    DisableUser,
+    ReEnableUser,
     EndUserSession,
     ChangeUserPassword,
     GetUserLastLogin,
     GetUserStatistics,
     GetRegisteredUsersNumber,
+    GetDisabledUsersNumber,
     GetOnlineUsersNumber,
     GetRegisteredUsersList,
+    GetDisabledUsersList,
     GetOnlineUsersList,
     Announce,
 }
@@ -52,6 +57,13 @@ pub enum Order {
     },
     /// Delete accounts.
     DeleteUsers(Vec<String>),
+    /// Disable accounts, or enable them again.
+    SetDisabled {
+        /// Their addresses, not checked.
+        accounts: Vec<String>,
+        /// Whether they are disabled then.
+        disabled: bool,
+    },
     /// End all sessions of these accounts, or these sessions.
     EndSessions(Vec<String>),
     /// Change a password.
@@ -67,10 +79,14 @@ pub enum Order {
     Statistics(String),
     /// How many accounts there are.
     CountRegistered,
+    /// How many accounts are disabled.
+    CountDisabled,
     /// How many accounts have sessions.
     CountOnline,
     /// The first so many accounts.
     ListRegistered(usize),
+    /// The first so many accounts that are disabled.
+    ListDisabled(usize),
     /// The first so many accounts that have sessions.
     ListOnline(usize),
     /// Show a message to all who are online.
@@ -89,13 +105,17 @@ impl Verb {
     pub const ALL: &[Self] = &[
         Self::AddUser,
         Self::DeleteUser,
+        Self::DisableUser,
+        Self::ReEnableUser,
         Self::EndUserSession,
         Self::ChangeUserPassword,
         Self::GetUserLastLogin,
         Self::GetUserStatistics,
         Self::GetRegisteredUsersNumber,
+        Self::GetDisabledUsersNumber,
         Self::GetOnlineUsersNumber,
         Self::GetRegisteredUsersList,
+        Self::GetDisabledUsersList,
         Self::GetOnlineUsersList,
         Self::Announce,
     ];
@@ -111,13 +131,17 @@ impl Verb {
         match self {
             Self::AddUser => "add-user",
             Self::DeleteUser => "delete-user",
+            Self::DisableUser => "disable-user",
+            Self::ReEnableUser => "reenable-user",
             Self::EndUserSession => "end-user-session",
             Self::ChangeUserPassword => "change-user-password",
             Self::GetUserLastLogin => "get-user-lastlogin",
             Self::GetUserStatistics => "user-stats",
             Self::GetRegisteredUsersNumber => "get-registered-users-num",
+            Self::GetDisabledUsersNumber => "get-disabled-users-num",
             Self::GetOnlineUsersNumber => "get-online-users-num",
             Self::GetRegisteredUsersList => "get-registered-users-list",
+            Self::GetDisabledUsersList => "get-disabled-users-list",
             Self::GetOnlineUsersList => "get-online-users-list",
             Self::Announce => "announce",
         }
@@ -133,13 +157,17 @@ impl Verb {
         match self {
             Self::AddUser => "Add User",
             Self::DeleteUser => "Delete User",
+            Self::DisableUser => "Disable User",
+            Self::ReEnableUser => "Re-Enable User",
             Self::EndUserSession => "End User Session",
             Self::ChangeUserPassword => "Change User Password",
             Self::GetUserLastLogin => "Get User Last Login Time",
             Self::GetUserStatistics => "Get User Statistics",
             Self::GetRegisteredUsersNumber => "Get Number of Registered Users",
+            Self::GetDisabledUsersNumber => "Get Number of Disabled Users",
             Self::GetOnlineUsersNumber => "Get Number of Online Users",
             Self::GetRegisteredUsersList => "Get List of Registered Users",
+            Self::GetDisabledUsersList => "Get List of Disabled Users",
             Self::GetOnlineUsersList => "Get List of Online Users",
             Self::Announce => "Send Announcement to Online Users",
         }
@@ -149,11 +177,19 @@ impl Verb {
     fn fields(self) -> &'static [(&'static str, &'static str, &'static str)] {
         match self {
             Self::AddUser => &[ACCOUNT, PASSWORD, AGAIN],
-            Self::DeleteUser | Self::EndUserSession | Self::GetUserLastLogin => &[ACCOUNTS],
+            Self::DeleteUser
+            | Self::DisableUser
+            | Self::ReEnableUser
+            | Self::EndUserSession
+            | Self::GetUserLastLogin => &[ACCOUNTS],
             Self::ChangeUserPassword => &[ACCOUNT, PASSWORD],
             Self::GetUserStatistics => &[ACCOUNT],
-            Self::GetRegisteredUsersNumber | Self::GetOnlineUsersNumber => &[],
-            Self::GetRegisteredUsersList | Self::GetOnlineUsersList => &[HOW_MANY],
+            Self::GetRegisteredUsersNumber
+            | Self::GetDisabledUsersNumber
+            | Self::GetOnlineUsersNumber => &[],
+            Self::GetRegisteredUsersList
+            | Self::GetDisabledUsersList
+            | Self::GetOnlineUsersList => &[HOW_MANY],
             Self::Announce => &[TEXT],
         }
     }
@@ -224,6 +260,10 @@ impl Verb {
                 Order::AddUser { account, password }
             }
             Self::DeleteUser => Order::DeleteUsers(some(ACCOUNTS.0)?),
+            Self::DisableUser | Self::ReEnableUser => Order::SetDisabled {
+                accounts: some(ACCOUNTS.0)?,
+                disabled: self == Self::DisableUser,
+            },
             Self::EndUserSession => Order::EndSessions(some(ACCOUNTS.0)?),
             Self::ChangeUserPassword => Order::ChangePassword {
                 account: one(ACCOUNT.0)?,
@@ -232,8 +272,10 @@ impl Verb {
             Self::GetUserLastLogin => Order::LastLogin(some(ACCOUNTS.0)?),
             Self::GetUserStatistics => Order::Statistics(one(ACCOUNT.0)?),
             Self::GetRegisteredUsersNumber => Order::CountRegistered,
+            Self::GetDisabledUsersNumber => Order::CountDisabled,
             Self::GetOnlineUsersNumber => Order::CountOnline,
             Self::GetRegisteredUsersList => Order::ListRegistered(how_many()?),
+            Self::GetDisabledUsersList => Order::ListDisabled(how_many()?),
             Self::GetOnlineUsersList => Order::ListOnline(how_many()?),
             Self::Announce => Order::Announce(some(TEXT.0)?.join("\n")),
         }))
@@ -330,6 +372,13 @@ mod tests {
                 both.iter().map(ToString::to_string).collect()
             )))
         );
+        for (verb, disabled) in [(Verb::DisableUser, true), (Verb::ReEnableUser, false)] {
+            let accounts = both.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                order(verb, &[("accountjids", both)]),
+                Ok(Some(Order::SetDisabled { accounts, disabled }))
+            );
+        }
         assert!(order(Verb::GetUserStatistics, &[("accountjid", both)]).is_err());
         let list = |number: &str| order(Verb::GetOnlineUsersList, &[("max_items", &[number])]);
         assert_eq!(list("25"), Ok(Some(Order::ListOnline(25))));

@@ -1,5 +1,5 @@
 //! `rookery user …`: works on the database, whether a server runs or not, and tells the server that
-//! runs here.
+//! runs here. What is more than a change to one account is left to that server, if there is one.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,10 +8,15 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use ring::rand::{SecureRandom, SystemRandom};
 use rookery_features::password::{Password, SALT_LEN, derive_credentials};
+use rookery_features::subscription::{self, Change};
+use rookery_features::xep0191_blocking::BlockList;
 use rookery_proto::credentials::Credentials;
-use rookery_proto::jid::BareJid;
-use rookery_storage::{Error, Storage};
+use rookery_proto::jid::{BareJid, Jid};
+use rookery_proto::roster::RosterItem;
+use rookery_proto::stanza::{PresenceType, Stanza};
+use rookery_storage::{Error, RosterDecision, Storage};
 
+use crate::api::encode;
 use crate::cli::{PasswordArgs, UserCommand};
 use crate::columns::JsonLines;
 use crate::config::Config;
@@ -28,6 +33,12 @@ const PAGE: usize = 1000;
 pub(crate) async fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
     if let UserCommand::Show { address, json } = command {
         return commands::show_user(config, &address, json).await;
+    }
+    if let Some((address, method, call, done)) = server_does(&command)
+        && let Some(account) = by_server(config, address, method, call).await?
+    {
+        println!("{done} {account}");
+        return Ok(ExitCode::SUCCESS);
     }
     data_dir::create(&config.server.data_dir)?;
     let storage = wiring::open_storage(config).await?;
@@ -76,8 +87,11 @@ async fn dispatch(
             .await;
         }
         UserCommand::Delete { address } => {
-            // Also of a domain that is not served any more.
             let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
+            if !storage.exists(&account).await? {
+                bail!("there is no account {account}");
+            }
+            cancel_subscriptions(config, storage, &account).await?;
             if !storage.delete(&account).await? {
                 bail!("there is no account {account}");
             }
@@ -91,10 +105,23 @@ async fn dispatch(
             )
             .await;
         }
+        UserCommand::Disable { address } => {
+            let account = set_disabled(storage, &address, true).await?;
+            println!("disabled {account}");
+            warn_of_other_nodes(config, &account);
+        }
+        UserCommand::Enable { address } => {
+            let account = set_disabled(storage, &address, false).await?;
+            println!("enabled {account}");
+        }
         UserCommand::Export { address, file } => {
             portable::export_user(config, storage, &address, &file).await?;
         }
-        UserCommand::List { domain, json } => list(config, storage, domain, json).await?,
+        UserCommand::List {
+            domain,
+            disabled,
+            json,
+        } => list(config, storage, domain, (disabled, json)).await?,
         // Asked of the running server, before the database was opened.
         UserCommand::Show { .. } => {}
         UserCommand::Exists { address } => {
@@ -110,18 +137,107 @@ async fn dispatch(
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the running server does, if there is one: the account, the method and the end of the path of the
+/// API's call, and what to say when it is done.
+fn server_does(command: &UserCommand) -> Option<(&str, &'static str, &'static str, &'static str)> {
+    match command {
+        // Contacts are told.
+        UserCommand::Delete { address } => Some((address, "DELETE", "", "deleted")),
+        UserCommand::Disable { address } => Some((address, "POST", "/disable", "disabled")),
+        UserCommand::Enable { address } => Some((address, "POST", "/enable", "enabled")),
+        _ => None,
+    }
+}
+
+/// Has the server that runs here do it. `None` if none runs, or if the account is of a domain that is not
+/// served any more: of those the server knows nothing.
+async fn by_server(
+    config: &Config,
+    address: &str,
+    method: &str,
+    call: &str,
+) -> anyhow::Result<Option<BareJid>> {
+    let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
+    if !serves(config, account.domain()) {
+        return Ok(None);
+    }
+    let path = format!("/api/v1/users/{}{call}", encode(account.as_str()));
+    let done = control::call_if_running(&config.server.data_dir, method, path, None).await?;
+    Ok(done.map(|_| account))
+}
+
+async fn set_disabled(
+    storage: &Arc<dyn Storage>,
+    address: &str,
+    disabled: bool,
+) -> anyhow::Result<BareJid> {
+    let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
+    if !storage.set_disabled(&account, disabled).await? {
+        bail!("there is no account {account}");
+    }
+    Ok(account)
+}
+
+/// Ends the subscriptions between an account and its contacts in the contacts' rosters, as the server
+/// does when it deletes an account (XEP-0077 §3.2). The contacts' clients find it when they log in.
+async fn cancel_subscriptions(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    account: &BareJid,
+) -> anyhow::Result<()> {
+    for item in storage.roster(account).await?.items {
+        if item.jid == *account || !serves(config, item.jid.domain()) {
+            continue;
+        }
+        let blocked = storage.blocked(&item.jid).await?;
+        if BlockList::new(blocked).blocks(&Jid::from(account.clone())) {
+            continue;
+        }
+        let farewell = subscription::farewell(&item);
+        let requests = [
+            (farewell.unsubscribe, PresenceType::Unsubscribe),
+            (farewell.unsubscribed, PresenceType::Unsubscribed),
+        ];
+        for (_, kind) in requests.into_iter().filter(|(is_sent, _)| *is_sent) {
+            let stanza = Stanza::presence(kind)
+                .with_from(account.clone())
+                .with_to(item.jid.clone());
+            let name = account.clone();
+            let decide = move |held: Option<&RosterItem>| {
+                let request = subscription::Request::of(kind);
+                let inbound = request.map(|r| subscription::inbound(r, &name, held, &stanza));
+                match inbound.map(|inbound| inbound.change) {
+                    Some(Change::Put(item)) => RosterDecision::Put(item),
+                    Some(Change::Remove) => RosterDecision::Remove,
+                    Some(Change::Keep) | None => RosterDecision::Keep,
+                }
+            };
+            match storage
+                .update_roster(&item.jid, account, Box::new(decide))
+                .await
+            {
+                Ok(_) | Err(Error::NoAccount) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn serves(config: &Config, domain: &str) -> bool {
+    let domains = &config.server.domains;
+    domains.iter().any(|served| served.as_str() == domain)
+}
+
 /// An address in a served domain.
 fn parse(config: &Config, address: &str) -> anyhow::Result<BareJid> {
     let account = BareJid::parse(address).with_context(|| not_an_address(address))?;
     if account.local().is_none() {
         bail!("{}", not_an_address(address));
     }
-    let domains = &config.server.domains;
-    if !domains
-        .iter()
-        .any(|domain| domain.as_str() == account.domain())
-    {
-        let served: Vec<_> = domains.iter().map(ToString::to_string).collect();
+    if !serves(config, account.domain()) {
+        let served = config.server.domains.iter();
+        let served: Vec<_> = served.map(ToString::to_string).collect();
         bail!(
             "{} is not a served domain; server.domains has {}",
             account.domain(),
@@ -158,7 +274,7 @@ async fn list(
     config: &Config,
     storage: &Arc<dyn Storage>,
     domain: Option<String>,
-    json: bool,
+    (disabled, json): (bool, bool),
 ) -> anyhow::Result<()> {
     let domains = match domain {
         Some(domain) => vec![domain],
@@ -174,9 +290,12 @@ async fn list(
     for domain in domains {
         let mut after: Option<BareJid> = None;
         loop {
-            let page = storage
-                .accounts(&domain, after.as_ref().map(BareJid::as_str), PAGE)
-                .await?;
+            let last = after.as_ref().map(BareJid::as_str);
+            let page = if disabled {
+                storage.disabled_accounts(&domain, last, PAGE).await?
+            } else {
+                storage.accounts(&domain, last, PAGE).await?
+            };
             for account in &page {
                 if json {
                     lines.item(&mut out, account)?;
@@ -199,17 +318,20 @@ pub(crate) async fn tell(config: &Config, change: AccountChanged) {
     let account = change.account.clone();
     match control::tell(&config.server.data_dir, change).await {
         Ok(Told::Server) => {}
-        Ok(Told::Nobody) => {
-            // With a shared database, other nodes may have sessions of the account.
-            if config.cluster.redis.is_some() {
-                eprintln!(
-                    "rookery: no node runs on this data directory; \
-                     sessions of {account} on other nodes go on until they end by themselves"
-                );
-            }
-        }
+        Ok(Told::Nobody) => warn_of_other_nodes(config, &account),
         Err(error) => eprintln!(
             "rookery: the running server could not be told, so sessions of {account} go on: {error:#}"
         ),
+    }
+}
+
+/// No server runs here; with a shared database, other nodes may have sessions of an account.
+fn warn_of_other_nodes(config: &Config, account: &BareJid) {
+    if config.cluster.redis.is_some() {
+        eprintln!(
+            "rookery: no node runs on this data directory; sessions of {account} on other nodes \
+             go on until they end by themselves, and clients there see changes of rosters when \
+             they log in next"
+        );
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod door;
 mod fields;
 mod messages;
+pub(crate) mod nodes;
 mod problem;
 mod rosters;
 mod routes;
@@ -69,6 +70,23 @@ pub(crate) enum Said {
     Once(Reply),
     /// JSON objects, one a line.
     Lines(mpsc::Receiver<Bytes>),
+}
+
+impl Said {
+    /// For those who cannot read an answer that goes on.
+    fn whole(self) -> Reply {
+        match self {
+            Self::Once(reply) => reply,
+            Self::Lines(_) => goes_on().into(),
+        }
+    }
+}
+
+fn goes_on() -> Problem {
+    Problem::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "a trace is answered line by line: use `rookery trace`",
+    )
 }
 
 impl Reply {
@@ -170,7 +188,16 @@ impl Api {
             query: Query::parse(query),
             body: &call.body,
         };
-        let answer = self.answer(route, &asked).await;
+        let answer = match asked.query.get("node") {
+            Some(node) if route.query.contains(&"node") => {
+                let at = (node, by);
+                match asked.query.only(route.query) {
+                    Ok(()) => self.at_nodes(route, &asked, call, at).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            _ => self.answer(route, &asked).await,
+        };
         if route.method != Method::GET {
             let on = on_what(&asked);
             match &answer {
@@ -206,6 +233,8 @@ impl Api {
             Operation::ShowUser => self.show_user(asked).await,
             Operation::DeleteUser => self.delete_user(asked).await,
             Operation::SetPassword => self.set_password(asked).await,
+            Operation::DisableUser => self.set_disabled(asked, true).await,
+            Operation::EnableUser => self.set_disabled(asked, false).await,
             Operation::ShowRoster => self.show_roster(asked).await,
             Operation::PutContact => self.put_contact(asked).await,
             Operation::DeleteContact => self.delete_contact(asked).await,
@@ -221,16 +250,24 @@ impl Api {
             Operation::Reload => self.reload(),
             Operation::ShowCertificate => self.show_certificate(),
             // Not over HTTP, which comes to `Api::say`.
-            Operation::Trace => Err(Problem::new(
-                StatusCode::NOT_ACCEPTABLE,
-                "a trace is answered line by line: use `rookery trace`",
-            )),
+            Operation::Trace => Err(goes_on()),
         }
     }
 }
 
-/// What a call is about, for the audit log: the variable parts of its path, or the names in its body.
+/// What a call is about, for the audit log, and at which nodes.
 fn on_what(asked: &Asked<'_>) -> String {
+    let what = named(asked);
+    let what = match asked.query.get("node") {
+        None => return what,
+        Some(nodes::ALL) => format!("{what} at all nodes"),
+        Some(node) => format!("{what} at node {node}"),
+    };
+    what.trim_start().to_owned()
+}
+
+/// The variable parts of a call's path, or the names in its body.
+fn named(asked: &Asked<'_>) -> String {
     if !asked.path.is_empty() {
         return asked.path.join(" ");
     }

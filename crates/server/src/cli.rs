@@ -78,12 +78,16 @@ pub(crate) enum Command {
     ///
     /// The exit status is 0 when no session is left, and 1 if some are when the time
     /// is up. In both cases the server runs on, without new clients, until it is
-    /// stopped. Interrupting the command does not interrupt the drain.
+    /// stopped. Interrupting the command does not interrupt the drain. With --node
+    /// another node is drained, and the server here says how far it is.
     #[command(verbatim_doc_comment)]
     Drain {
         /// How long clients may take to go on elsewhere, once they are sent away: 500ms, 60s, 5m.
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
+        /// Drain this node, not the one here: its name or its epoch, as `cluster status` has them.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
     },
     /// Show the way of the stanzas from and to an account or a session, live, on all nodes
     ///
@@ -278,6 +282,9 @@ pub(crate) enum LogCommand {
     Level {
         /// As in `log.level`, such as `debug` or `info,rookery_actors=debug`.
         level: Option<String>,
+        /// On which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -289,6 +296,9 @@ pub(crate) enum CertificateCommand {
         /// Print a JSON object instead.
         #[arg(long)]
         json: bool,
+        /// Of which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -327,8 +337,18 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         password: PasswordArgs,
     },
-    /// Delete an account with everything that belongs to it, and end its sessions.
+    /// Delete an account with everything that belongs to it; its sessions and subscriptions end.
     Delete {
+        /// The account's address.
+        address: String,
+    },
+    /// Disable an account: it keeps all that is its own, nobody can log in, and its sessions end.
+    Disable {
+        /// The account's address.
+        address: String,
+    },
+    /// Let a disabled account log in again.
+    Enable {
         /// The account's address.
         address: String,
     },
@@ -337,6 +357,9 @@ pub(crate) enum UserCommand {
         /// Only those of one domain.
         #[arg(long)]
         domain: Option<String>,
+        /// Only those that are disabled.
+        #[arg(long)]
+        disabled: bool,
         /// Print a JSON array instead, one address a line.
         #[arg(long)]
         json: bool,
@@ -363,6 +386,18 @@ pub(crate) enum UserCommand {
     },
 }
 
+/// Which nodes a command is for, if not the one that runs on this data directory.
+#[derive(Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct NodeArgs {
+    /// Another node: its name or its epoch, as `cluster status` has them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// All nodes; the exit status is 1 if one did not answer or refused.
+    #[arg(long)]
+    pub(crate) all_nodes: bool,
+}
+
 /// Where a password comes from, if not from the keyboard.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -386,12 +421,16 @@ pub(crate) enum ConfigCommand {
     ///
     /// It takes over what docs/configuration.md calls live, and says which other
     /// settings differ and need a restart. Its file and its --set options are those
-    /// that it was started with. Nothing is changed if any of it is not valid.
+    /// that it was started with. Nothing is changed if any of it is not valid. With
+    /// --all-nodes the others are asked if the node here could do it.
     #[command(verbatim_doc_comment)]
     Reload {
         /// Print a JSON object instead.
         #[arg(long)]
         json: bool,
+        /// On which nodes.
+        #[command(flatten)]
+        nodes: NodeArgs,
     },
 }
 
@@ -440,7 +479,7 @@ mod tests {
     fn a_drain_takes_a_time() {
         let drain = |line: &[&str]| match Cli::try_parse_from(line) {
             Ok(Cli {
-                command: Some(Command::Drain { timeout }),
+                command: Some(Command::Drain { timeout, .. }),
                 ..
             }) => Some(timeout),
             _ => None,

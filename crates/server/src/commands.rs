@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::api::nodes::ALL;
 use crate::api::{encode, with_query};
-use crate::cli::{CertificateCommand, LogCommand, MessageCommand, RosterCommand};
+use crate::cli::{CertificateCommand, LogCommand, MessageCommand, NodeArgs, RosterCommand};
 use crate::columns::{JsonLines, write_columns};
 use crate::config::Config;
 use crate::control;
@@ -54,6 +55,71 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
+/// What the nodes that a command is for answered.
+struct Answers {
+    /// All of it, for `--json`.
+    raw: Value,
+    /// What those that did it answered; each with its name, if all were asked.
+    done: Vec<(Option<String>, Value)>,
+    /// Whether all did it.
+    is_complete: bool,
+}
+
+impl Answers {
+    fn code(&self) -> ExitCode {
+        if self.is_complete {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes a call on the nodes that are named.
+async fn call_nodes(
+    config: &Config,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+    nodes: &NodeArgs,
+) -> anyhow::Result<Answers> {
+    let node = if nodes.all_nodes {
+        Some(ALL)
+    } else {
+        nodes.node.as_deref()
+    };
+    let raw = call(config, method, with_query(path, &[("node", node)]), body).await?;
+    if !nodes.all_nodes {
+        let done = vec![(None, raw.clone())];
+        return Ok(Answers {
+            raw,
+            done,
+            is_complete: true,
+        });
+    }
+    let mut is_complete = !complain(&raw);
+    let mut done = Vec::new();
+    for node in items(&raw["nodes"]) {
+        let (name, answer) = (text(&node["node"]), &node["answer"]);
+        if node["status"].as_u64() < Some(400) {
+            done.push((Some(name.to_owned()), answer.clone()));
+        } else {
+            is_complete = false;
+            eprintln!("rookery: node {name} refuses: {}", text(&answer["detail"]));
+        }
+    }
+    Ok(Answers {
+        raw,
+        done,
+        is_complete,
+    })
+}
+
+/// What stands before a line about a node.
+fn prefix(name: Option<&String>) -> String {
+    name.map_or_else(String::new, |name| format!("{name}: "))
+}
+
 /// `rookery user show`
 pub(crate) async fn show_user(
     config: &Config,
@@ -67,6 +133,9 @@ pub(crate) async fn show_user(
         return Ok(code(&user));
     }
     println!("{}", text(&user["jid"]));
+    if user["disabled"] == true {
+        println!("disabled: nobody can log in");
+    }
     println!("sessions: {}", user["sessions"]);
     println!("contacts: {}", user["contacts"]);
     match (user["last"]["at"].as_str(), user["sessions"].as_u64()) {
@@ -164,34 +233,42 @@ pub(crate) async fn message(config: &Config, command: MessageCommand) -> anyhow:
 
 /// `rookery log …`
 pub(crate) async fn log(config: &Config, command: LogCommand) -> anyhow::Result<ExitCode> {
-    let LogCommand::Level { level } = command;
-    let path = with_query("/api/v1/log", &[]);
-    let log = match level {
-        Some(level) => call(config, "PUT", path, Some(json!({ "level": level }))).await?,
-        None => call(config, "GET", path, None).await?,
+    let LogCommand::Level { level, nodes } = command;
+    let (method, body) = match level {
+        Some(level) => ("PUT", Some(json!({ "level": level }))),
+        None => ("GET", None),
     };
-    println!("{}", text(&log["level"]));
-    Ok(ExitCode::SUCCESS)
+    let answers = call_nodes(config, method, "/api/v1/log", body, &nodes).await?;
+    for (node, log) in &answers.done {
+        println!("{}{}", prefix(node.as_ref()), text(&log["level"]));
+    }
+    Ok(answers.code())
 }
 
 /// `rookery config reload`
-pub(crate) async fn reload(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let path = "/api/v1/config/reload".into();
-    let reloaded = call(config, "POST", path, None).await?;
+pub(crate) async fn reload(
+    config: &Config,
+    json: bool,
+    nodes: &NodeArgs,
+) -> anyhow::Result<ExitCode> {
+    let answers = call_nodes(config, "POST", "/api/v1/config/reload", None, nodes).await?;
     if json {
-        println!("{reloaded}");
-        return Ok(ExitCode::SUCCESS);
+        println!("{}", answers.raw);
+        return Ok(answers.code());
     }
     let list = |keys: &Value| items(keys).map(text).collect::<Vec<_>>().join(", ");
-    match list(&reloaded["applied"]) {
-        keys if keys.is_empty() => println!("no live setting has changed"),
-        keys => println!("taken over: {keys}"),
+    for (node, reloaded) in &answers.done {
+        let node = prefix(node.as_ref());
+        match list(&reloaded["applied"]) {
+            keys if keys.is_empty() => println!("{node}no live setting has changed"),
+            keys => println!("{node}taken over: {keys}"),
+        }
+        let restart = list(&reloaded["needs_restart"]);
+        if !restart.is_empty() {
+            println!("{node}changed, and needs a restart: {restart}");
+        }
     }
-    let restart = list(&reloaded["needs_restart"]);
-    if !restart.is_empty() {
-        println!("changed, and needs a restart: {restart}");
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(answers.code())
 }
 
 /// `rookery certificate …`
@@ -199,31 +276,39 @@ pub(crate) async fn certificate(
     config: &Config,
     command: CertificateCommand,
 ) -> anyhow::Result<ExitCode> {
-    let CertificateCommand::Show { json } = command;
-    let path = "/api/v1/certificate".into();
-    let shown = call(config, "GET", path, None).await?;
+    let CertificateCommand::Show { json, nodes } = command;
+    let answers = call_nodes(config, "GET", "/api/v1/certificate", None, &nodes).await?;
     if json {
-        println!("{shown}");
+        println!("{}", answers.raw);
     } else {
-        println!("file: {}", text(&shown["file"]));
-        println!("SHA-256: {}", text(&shown["sha256"]));
-        println!(
-            "good until: {} ({} days)",
-            text(&shown["not_after"]),
-            shown["days_left"]
-        );
-        for domain in items(&shown["domains"]) {
-            let covered = if domain["covered"] == true {
-                "covered"
-            } else {
-                "NOT covered"
-            };
-            println!("{}: {covered}", text(&domain["domain"]));
+        for (node, shown) in &answers.done {
+            print_certificate(&prefix(node.as_ref()), shown);
         }
     }
-    Ok(if shown["expired"] == true {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    if answers
+        .done
+        .iter()
+        .any(|(_, shown)| shown["expired"] == true)
+    {
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(answers.code())
+}
+
+fn print_certificate(node: &str, shown: &Value) {
+    println!("{node}file: {}", text(&shown["file"]));
+    println!("{node}SHA-256: {}", text(&shown["sha256"]));
+    println!(
+        "{node}good until: {} ({} days)",
+        text(&shown["not_after"]),
+        shown["days_left"]
+    );
+    for domain in items(&shown["domains"]) {
+        let covered = if domain["covered"] == true {
+            "covered"
+        } else {
+            "NOT covered"
+        };
+        println!("{node}{}: {covered}", text(&domain["domain"]));
+    }
 }

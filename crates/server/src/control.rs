@@ -256,12 +256,36 @@ pub(crate) async fn call(
     path: String,
     body: Option<Value>,
 ) -> anyhow::Result<Value> {
-    let request = Request::Call {
+    answer(ask(data_dir, &to_call(method, path, body)).await?).await
+}
+
+/// The same; `None` if no server runs there.
+///
+/// # Errors
+/// If there is one that cannot be reached, or it refuses.
+pub(crate) async fn call_if_running(
+    data_dir: &Path,
+    method: &str,
+    path: String,
+    body: Option<Value>,
+) -> anyhow::Result<Option<Value>> {
+    let request = to_call(method, path, body);
+    match Conversation::begin(data_dir, &request).await? {
+        Some(conversation) => answer(conversation).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn to_call(method: &str, path: String, body: Option<Value>) -> Request {
+    Request::Call {
         method: method.into(),
         path,
         body,
-    };
-    let mut conversation = ask(data_dir, &request).await?;
+    }
+}
+
+/// What the API answers.
+async fn answer(mut conversation: Conversation) -> anyhow::Result<Value> {
     match conversation.next_within(CALL_TIMEOUT).await? {
         Reply::Answer { status, body } if status < 400 => Ok(body.unwrap_or_default()),
         Reply::Answer { body, .. } => {

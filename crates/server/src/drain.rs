@@ -9,16 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::{Readiness, Stage};
+use crate::api::with_query;
+use crate::commands;
 use crate::config::{Config, Value};
 use crate::control::{self, Reply, Request};
 use crate::wiring::NodeHandle;
 
 /// How often the sessions are counted.
 const COUNT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often another node is asked how many sessions it has left.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest time after which clients that logged in meanwhile are sent away as well.
 const SHORTEST_ROUND: Duration = Duration::from_secs(1);
@@ -94,11 +100,18 @@ async fn rounds(node: &NodeHandle, deadline: Instant) -> usize {
     }
 }
 
-/// `rookery drain`: has the server of this data directory drained, and says how far it is.
+/// `rookery drain`: has the server of this data directory drained, or another node, and says how far it is.
 ///
 /// # Errors
 /// If there is no server, or sessions are left at the end.
-pub(crate) async fn run(config: &Config, timeout: Duration) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    config: &Config,
+    timeout: Duration,
+    node: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    if let Some(node) = node {
+        return run_elsewhere(config, timeout, node).await;
+    }
     let request = Request::Drain {
         timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
     };
@@ -110,15 +123,8 @@ pub(crate) async fn run(config: &Config, timeout: Duration) -> anyhow::Result<Ex
                 delay_ms,
                 in_cluster,
             } => {
-                let delay = Duration::from_millis(delay_ms);
-                println!(
-                    "the node is not ready any more; its clients are sent away {}",
-                    if delay.is_zero() {
-                        "now".into()
-                    } else {
-                        format!("in {}", delay.to_toml().trim_matches('"'))
-                    }
-                );
+                let when = when(Duration::from_millis(delay_ms));
+                println!("the node is not ready any more; its clients are sent away {when}");
                 if !in_cluster {
                     eprintln!(
                         "rookery: this server is a single node, so its clients have nowhere else to go"
@@ -134,14 +140,65 @@ pub(crate) async fn run(config: &Config, timeout: Duration) -> anyhow::Result<Ex
                 println!("no session is left; the server runs until it is stopped");
                 return Ok(ExitCode::SUCCESS);
             }
-            Reply::Drained { sessions } => bail!(
-                "{sessions} {} left after {}; the server takes no new clients until it is started again",
-                sessions_are(sessions),
-                timeout.to_toml().trim_matches('"')
-            ),
+            Reply::Drained { sessions } => return Err(left(sessions, timeout)),
             other => return Err(control::unexpected(&other)),
         }
     }
+}
+
+/// The same for a node that the server of this data directory knows.
+async fn run_elsewhere(config: &Config, timeout: Duration, node: &str) -> anyhow::Result<ExitCode> {
+    let path = with_query("/api/v1/drain", &[("node", Some(node))]);
+    let body = json!({ "timeout": timeout.to_toml().trim_matches('"') });
+    let started = commands::call(config, "POST", path, Some(body)).await?;
+    let node = commands::text(&started["node"]);
+    let delay = Duration::from_millis(started["delay_ms"].as_u64().unwrap_or(0));
+    let when = when(delay);
+    println!("node {node} is not ready any more; its clients are sent away {when}");
+    let leave_at = Instant::now() + delay;
+    let deadline = leave_at + timeout + LOOK_INTERVAL;
+    let mut said = None;
+    loop {
+        let status = commands::call(config, "GET", "/api/v1/status".into(), None).await?;
+        let mut nodes = status["nodes"].as_array().into_iter().flatten();
+        let found = nodes.find(|other| other["node"] == node);
+        let draining = found.filter(|found| found["stage"] != "serving");
+        let left_there = draining.and_then(|found| found["sessions"].as_u64());
+        let left_there = left_there.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        let now = Instant::now();
+        match left_there {
+            Some(0) if now >= leave_at => {
+                println!("no session is left; node {node} runs until it is stopped");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(sessions) if now >= deadline => return Err(left(sessions, timeout)),
+            Some(sessions) if said != Some(sessions) => {
+                said = Some(sessions);
+                println!("{sessions} {} left", sessions_are(sessions));
+            }
+            None if found.is_some() => bail!("node {node} was started anew and serves again"),
+            // It may be slow, or was stopped.
+            None if now >= deadline => bail!("node {node} does not say how many are left"),
+            Some(_) | None => {}
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn when(delay: Duration) -> String {
+    if delay.is_zero() {
+        "now".into()
+    } else {
+        format!("in {}", delay.to_toml().trim_matches('"'))
+    }
+}
+
+fn left(sessions: usize, timeout: Duration) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{sessions} {} left after {}; the server takes no new clients until it is started again",
+        sessions_are(sessions),
+        timeout.to_toml().trim_matches('"')
+    )
 }
 
 fn sessions_are(count: usize) -> &'static str {

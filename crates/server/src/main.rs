@@ -101,8 +101,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Config {
-            command: ConfigCommand::Reload { json },
-        } => runtime()?.block_on(commands::reload(&config, json)),
+            command: ConfigCommand::Reload { json, nodes },
+        } => runtime()?.block_on(commands::reload(&config, json, &nodes)),
         Command::Roster { command } => runtime()?.block_on(commands::roster(&config, command)),
         Command::Message { command } => runtime()?.block_on(commands::message(&config, command)),
         Command::Log { command } => runtime()?.block_on(commands::log(&config, command)),
@@ -124,7 +124,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             runtime()?.block_on(traces::run(&config, wanted))
         }
-        Command::Drain { timeout } => runtime()?.block_on(drain::run(&config, timeout)),
+        Command::Drain { timeout, node } => {
+            runtime()?.block_on(drain::run(&config, timeout, node.as_deref()))
+        }
         Command::Export(args) => runtime()?.block_on(portable::run_export(&config, args)),
         Command::Import(args) => runtime()?.block_on(portable::run_import(&config, args)),
         Command::Backup(args) => backups::run_backup(&config, &args),

@@ -132,6 +132,7 @@ async fn start(
     }
     let reporter = status::reporter(readiness, log.events().clone());
     node.shared().report_by(reporter);
+    node.shared().calls_by(api::nodes::callee(&door));
     let api = Api::new(
         config,
         api::Parts {

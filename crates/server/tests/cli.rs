@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -54,10 +56,14 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// How long a server may take to log something, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A running server. It is killed when it is dropped.
 struct Running {
     child: Child,
-    log: BufReader<ChildStderr>,
+    /// The lines of its log; it ends with the server.
+    log: Receiver<String>,
 }
 
 impl Running {
@@ -69,7 +75,7 @@ impl Running {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let log = lines(child.stderr.take().unwrap());
         let mut running = Self { child, log };
         running.wait_for("ready");
         running
@@ -78,21 +84,42 @@ impl Running {
     /// Reads the log up to the message that begins with this, and returns that line.
     fn wait_for(&mut self, message: &str) -> String {
         let wanted = format!("\"message\":\"{message}");
+        let deadline = Instant::now() + PATIENCE;
         let mut seen = String::new();
         loop {
-            let mut line = String::new();
-            let read = self.log.read_line(&mut line).unwrap();
-            assert_ne!(read, 0, "no {message:?} in the log:\n{seen}");
-            if line.contains(&wanted) {
-                return line;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(&wanted) => return line,
+                Ok(line) => seen.push_str(&line),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no {message:?} in the log within {PATIENCE:?}:\n{seen}")
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the server ended without {message:?} in its log:\n{seen}")
+                }
             }
-            seen.push_str(&line);
         }
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
+}
+
+/// Reads lines on a thread of its own, so that whoever waits for one can give up.
+fn lines(log: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut log = BufReader::new(log);
+        loop {
+            let mut line = String::new();
+            // Until the server ends, or the test, which reads no more.
+            if log.read_line(&mut line).unwrap() == 0 || sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 impl Drop for Running {
@@ -153,6 +180,18 @@ fn a_bad_configuration_ends_with_status_2_and_says_what_is_allowed() {
             "allowed: \"required\", \"optional\", \"disabled\"",
         ),
         ("tls.key=key.pem", "set tls.certificate as well"),
+        (
+            "storage.url=postgres://db/rookery",
+            "storage.url: \"postgres://db/rookery\" cannot be used: the URL names no user",
+        ),
+        (
+            "storage.url=postgres://:hidden@db/rookery",
+            "storage.url: \"postgres://:***@db/rookery\" cannot be used: the URL names no user",
+        ),
+        (
+            "storage.url=postgres://ann:hidden@db/rookery?sslmode=perhaps",
+            "allowed: sqlite://PATH, postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+        ),
     ] {
         for command in [
             vec!["serve"],
@@ -165,6 +204,7 @@ fn a_bad_configuration_ends_with_status_2_and_says_what_is_allowed() {
             let output = run(&directory, &arguments);
             assert_eq!(status(&output), Some(2), "{command:?}");
             assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+            assert!(!stderr(&output).contains("hidden"), "{}", stderr(&output));
         }
     }
     assert!(

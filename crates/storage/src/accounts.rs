@@ -5,6 +5,15 @@ use rookery_proto::{credentials::Credentials, jid::BareJid};
 
 use crate::Error;
 
+/// What a login is checked against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginKeys {
+    /// The keys.
+    pub credentials: Credentials,
+    /// Whether the account is disabled: then nobody may log in, whatever they know.
+    pub is_disabled: bool,
+}
+
 /// The accounts of the served domains.
 ///
 /// Every read asks the database: an account that another process added, changed or deleted (the
@@ -17,11 +26,20 @@ pub trait AccountStore {
     /// [`Error::Exists`]; the account that is there stays as it was.
     async fn create(&self, account: &BareJid, credentials: &Credentials) -> Result<(), Error>;
 
-    /// The keys that a login is checked against; `None` if there is no such account.
+    /// What a login is checked against; `None` if there is no such account.
     ///
     /// # Errors
     /// Failures only.
-    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error>;
+    async fn login_keys(&self, account: &BareJid) -> Result<Option<LoginKeys>, Error>;
+
+    /// The keys of an account, also of a disabled one; `None` if there is no such account.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error> {
+        let keys = self.login_keys(account).await?;
+        Ok(keys.map(|keys| keys.credentials))
+    }
 
     /// Replaces the keys (a password change). False if there is no such account.
     ///
@@ -32,6 +50,13 @@ pub trait AccountStore {
         account: &BareJid,
         credentials: &Credentials,
     ) -> Result<bool, Error>;
+
+    /// Disables an account, or enables it again; all that is stored for it stays. New accounts are
+    /// enabled. False if there is no such account.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn set_disabled(&self, account: &BareJid, disabled: bool) -> Result<bool, Error>;
 
     /// Removes the account and everything that is stored for it, in one transaction. False if there
     /// was no such account.
@@ -56,6 +81,17 @@ pub trait AccountStore {
     /// # Errors
     /// Failures only.
     async fn accounts(
+        &self,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error>;
+
+    /// The same for those that are disabled.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn disabled_accounts(
         &self,
         domain: &str,
         after: Option<&str>,

@@ -40,7 +40,7 @@ mod secrets;
 mod sqlite;
 mod whole;
 
-pub use accounts::AccountStore;
+pub use accounts::{AccountStore, LoginKeys};
 pub use archive::{
     ArchiveAnswer, ArchiveBounds, ArchiveDefault, ArchivePage, ArchivePreferences, ArchiveQuery,
     ArchiveStore, Page,
@@ -50,7 +50,7 @@ pub use error::{Cause, Error};
 pub use log::{
     Entry, EntryId, LogCopy, LogStore, MAX_AHEAD, NewMessage, Pending, Refused, Stored, StoredCopy,
 };
-pub use open::{Options, open};
+pub use open::{Options, check_url, open};
 pub use profile::{LastStore, PrivateElement, PrivateStore, VcardStore};
 pub use roster::{
     MAX_TOMBSTONES, Roster, RosterChange, RosterCommit, RosterDecision, RosterStore, RosterUpdate,

@@ -56,7 +56,7 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Storage>, Error
             sqlite::SqliteStorage::open(path.into(), options).await?,
         ));
     }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+    if is_postgres(url) {
         return Ok(Arc::new(
             postgres::PostgresStorage::open(url, options).await?,
         ));
@@ -66,4 +66,19 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Storage>, Error
         place: format!("{scheme}:…"),
         reason: "the URL has to start with sqlite:// or postgres://".to_owned(),
     })
+}
+
+/// Whether a URL is one that [`open`] can use, as far as that shows without opening anything.
+///
+/// # Errors
+/// Says what is wrong, without the password.
+pub fn check_url(url: &str) -> Result<(), String> {
+    if is_postgres(url) {
+        return postgres::check_url(url);
+    }
+    Ok(())
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }

@@ -8,6 +8,7 @@ use rookery_features::xep0198_stream_management as sm;
 use rookery_proto::stanza::{Rejected, Stanza};
 use rookery_proto::stream::{Frame, Framing, StreamCondition, StreamError, StreamScope, ws_frame};
 use rookery_proto::xml::Element;
+use tokio::time::Instant;
 
 use super::ending::End;
 use super::job::{Done, Found, Job};
@@ -260,6 +261,7 @@ impl Connection {
                     connection: ctx.address(),
                     peer: self.peer,
                     websocket: self.framing() == Framing::WebSocket,
+                    login_began: self.login_began(),
                 };
                 self.job = Some(Job::bind(self.shard.clone(), request, iq));
             }
@@ -269,6 +271,7 @@ impl Connection {
                     previd,
                     h,
                     connection: ctx.address(),
+                    login_began: self.login_began(),
                 };
                 self.job = Some(Job::resume(self.shard.clone(), request));
             }
@@ -352,6 +355,16 @@ impl Connection {
         }
     }
 
+    /// When the login of this stream began.
+    fn login_began(&self) -> Instant {
+        let began = match &self.state {
+            State::Negotiating(negotiating) => negotiating.login_began,
+            State::Proxied(_) | State::Bound(_) | State::Ending(_) => None,
+        };
+        // Nobody asks before there was one.
+        began.unwrap_or_else(Instant::now)
+    }
+
     /// The client is who it says. Another arbiter may own the account; then the stream goes there.
     fn logged_in(&mut self, success: Success, rest: &mut &[u8]) -> Result<(), Lost> {
         let Success {
@@ -371,6 +384,8 @@ impl Connection {
             return Ok(());
         };
         negotiating.ticket = None;
+        let now = Instant::now();
+        negotiating.login_began = Some(now.checked_sub(took).unwrap_or(now));
         self.framer
             .set_limits(negotiating.negotiation.rules().limits());
         self.framer.restart();
@@ -389,6 +404,7 @@ impl Connection {
             security: negotiating.negotiation.security(),
             rest: rest.to_vec(),
             deadline: negotiating.deadline,
+            login_began: negotiating.login_began,
             gauge,
         };
         self.shard.hand_over(owner, Box::new(parts));
@@ -414,8 +430,8 @@ impl Connection {
         };
         let Negotiating { negotiation, .. } = &mut **negotiating;
         let action = match found {
-            Found::Credentials(Some(credentials)) => negotiation.credentials(&credentials, output),
-            Found::Verified(Some(is_right)) => negotiation.verified(is_right, output),
+            Found::Credentials(Some(keys)) => negotiation.credentials(&keys, output),
+            Found::Verified(Some(verdict)) => negotiation.verified(verdict, output),
             Found::Credentials(None) | Found::Verified(None) => {
                 negotiation.fail(Condition::TemporaryAuthFailure.into(), output)
             }

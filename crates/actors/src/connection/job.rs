@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 
 use actix::dev::Request;
 use rookery_features::password::{self, Password};
-use rookery_proto::credentials::Credentials;
 use rookery_proto::error::{Condition, StanzaError};
 use rookery_proto::jid::BareJid;
 use rookery_proto::stanza::Stanza;
+use rookery_storage::LoginKeys;
 use tokio::time::Instant;
 
 use crate::audit;
@@ -50,15 +50,26 @@ pub(super) enum Done {
 /// What the negotiation asked for.
 pub(super) enum Found {
     /// Keys of a user, real or made up; `None` if storage cannot tell.
-    Credentials(Option<Credentials>),
+    Credentials(Option<LoginKeys>),
     /// Whether a password is right; `None` if storage cannot tell.
-    Verified(Option<bool>),
+    Verified(Option<Verdict>),
     /// Whether an account was made.
     Registered(Box<Stanza>, Result<(), StanzaError>),
     /// A bound resource, or why there is none.
     Bound(Box<Stanza>, Result<Box<shard::Bound>, StanzaError>),
     /// A resumed session, or why it is none.
     Resumed(Result<Box<shard::Bound>, NotResumed>),
+}
+
+/// What a user may do who has shown a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Log in.
+    Right,
+    /// Nothing: the password is right and the account disabled.
+    Disabled,
+    /// Nothing.
+    Wrong,
 }
 
 impl Job {
@@ -83,15 +94,19 @@ impl Job {
 
     /// Reads the keys of a user, or makes some up.
     pub(super) fn look_up(node: Arc<NodeShared>, user: BareJid) -> Self {
-        Self::negotiation(async move { Found::Credentials(credentials(&node, &user).await) })
+        Self::negotiation(async move { Found::Credentials(keys(&node, &user).await) })
     }
 
     /// Checks a password, away from the arbiter.
     pub(super) fn verify(node: Arc<NodeShared>, user: BareJid, password: Password) -> Self {
         Self::negotiation(async move {
-            let Some(credentials) = stored_credentials(&node, &user).await else {
+            let Some(keys) = stored_keys(&node, &user).await else {
                 return Found::Verified(None);
             };
+            let LoginKeys {
+                credentials,
+                is_disabled,
+            } = keys;
             let permit = node.admission.password_checks().acquire_owned().await;
             let completes = !credentials.is_complete();
             let check = tokio::task::spawn_blocking(move || {
@@ -105,7 +120,11 @@ impl Job {
             if let Some(password) = password {
                 complete_keys(&node, &user, password).await;
             }
-            Found::Verified(Some(fits))
+            Found::Verified(Some(match (fits, is_disabled) {
+                (true, false) => Verdict::Right,
+                (true, true) => Verdict::Disabled,
+                (false, _) => Verdict::Wrong,
+            }))
         })
     }
 
@@ -172,10 +191,13 @@ impl Job {
 
 /// The keys of a user. An unknown user has made-up ones that nobody can tell from real ones; `None`
 /// if storage cannot tell.
-async fn credentials(node: &NodeShared, user: &BareJid) -> Option<Credentials> {
-    let stored = stored_credentials(node, user).await?;
+async fn keys(node: &NodeShared, user: &BareJid) -> Option<LoginKeys> {
+    let stored = stored_keys(node, user).await?;
     let iterations = node.settings.auth.scram_iterations;
-    Some(password::complete(stored, &node.salt_key, user, iterations))
+    Some(LoginKeys {
+        credentials: password::complete(stored.credentials, &node.salt_key, user, iterations),
+        ..stored
+    })
 }
 
 /// Makes the keys that an account from another server lacks, now that its password is known.
@@ -189,13 +211,16 @@ async fn complete_keys(node: &NodeShared, user: &BareJid, password: Password) {
     }
 }
 
-/// As [`credentials`], but that an account from another server may lack some of them.
-async fn stored_credentials(node: &NodeShared, user: &BareJid) -> Option<Credentials> {
-    match node.storage.credentials(user).await {
-        Ok(Some(credentials)) => Some(credentials),
+/// As [`keys`], but that an account from another server may lack some of them.
+async fn stored_keys(node: &NodeShared, user: &BareJid) -> Option<LoginKeys> {
+    match node.storage.login_keys(user).await {
+        Ok(Some(keys)) => Some(keys),
         Ok(None) => {
             let iterations = node.settings.auth.scram_iterations;
-            Some(password::made_up(&node.salt_key, user, iterations))
+            Some(LoginKeys {
+                credentials: password::made_up(&node.salt_key, user, iterations),
+                is_disabled: false,
+            })
         }
         Err(error) => {
             tracing::warn!(jid = %user, %error, "cannot read an account's keys");

@@ -15,7 +15,6 @@ use rookery_features::sasl_exchange::{Exchange, Step};
 use rookery_features::scram::{BindingKind, ChannelBinding, NONCE_LEN, Offer};
 use rookery_features::xep0198_stream_management as sm;
 use rookery_features::{bind, xep0077_register};
-use rookery_proto::credentials::Credentials;
 use rookery_proto::error::{Condition as StanzaCondition, StanzaError};
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::ns;
@@ -24,7 +23,9 @@ use rookery_proto::stream::{
     Frame, Framing, StreamCondition, StreamError, StreamHeader, StreamScope, Version, ws_close,
 };
 use rookery_proto::xml::Element;
+use rookery_storage::LoginKeys;
 
+use super::job::Verdict;
 use super::rules::{Rules, Security, header};
 use crate::resumption::NotResumed;
 use crate::transport::Output;
@@ -49,6 +50,8 @@ struct Login {
     exchange: Exchange,
     /// Whom the client wants to be, once that is known.
     user: Option<BareJid>,
+    /// Whether the account is disabled. Only who proves to be its user learns that.
+    is_disabled: bool,
     since: Instant,
 }
 
@@ -420,6 +423,7 @@ impl Negotiation {
         let mut login = Box::new(Login {
             exchange,
             user: None,
+            is_disabled: false,
             since: Instant::now(),
         });
         let offer = offer(&offered.mechanisms, &self.bindings);
@@ -431,19 +435,23 @@ impl Negotiation {
         self.step(step, output)
     }
 
-    /// The credentials of the user that [`Action::LookUp`] asked for, real or made up.
-    pub(crate) fn credentials(&mut self, credentials: &Credentials, output: &mut Output) -> Action {
+    /// The keys of the user that [`Action::LookUp`] asked for, real or made up.
+    pub(crate) fn credentials(&mut self, keys: &LoginKeys, output: &mut Output) -> Action {
         let Phase::Authenticating(login) = &mut self.phase else {
             return self.fail(Condition::MalformedRequest.into(), output);
         };
-        let step = login.exchange.credentials(credentials);
+        login.is_disabled = keys.is_disabled;
+        let step = login.exchange.credentials(&keys.credentials);
         self.step(step, output)
     }
 
     /// Whether the password of [`Action::Verify`] is right.
-    pub(crate) fn verified(&mut self, is_right: bool, output: &mut Output) -> Action {
-        let user = match &self.phase {
-            Phase::Authenticating(login) if is_right => login.user.clone(),
+    pub(crate) fn verified(&mut self, verdict: Verdict, output: &mut Output) -> Action {
+        let user = match &mut self.phase {
+            Phase::Authenticating(login) if verdict != Verdict::Wrong => {
+                login.is_disabled = verdict == Verdict::Disabled;
+                login.user.clone()
+            }
             _ => None,
         };
         match user {
@@ -474,6 +482,10 @@ impl Negotiation {
             Ok(Step::Verify { user, password }) => {
                 login.user = Some(user.clone());
                 Action::Verify(user, password)
+            }
+            // RFC 6120 §6.5.2
+            Ok(Step::Success { .. }) if login.is_disabled => {
+                self.fail(Condition::AccountDisabled.into(), output)
             }
             Ok(Step::Success { user, data }) => {
                 let (mechanism, took) = (login.exchange.mechanism(), login.since.elapsed());

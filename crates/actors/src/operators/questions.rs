@@ -59,15 +59,22 @@ pub(crate) enum Question {
         /// How long, in milliseconds.
         time_ms: u64,
     },
+    /// Do what an operator has asked another node for. Answered by a [`Called`].
+    Call {
+        /// What, in the words of the server; this crate does not look into it.
+        call: Value,
+    },
 }
 
 impl Question {
     fn patience(&self) -> Duration {
         match self {
             Self::Status => STATUS_PATIENCE,
-            Self::Sessions(_) | Self::Kick { .. } | Self::Announce { .. } | Self::Trace { .. } => {
-                PATIENCE
-            }
+            Self::Sessions(_)
+            | Self::Kick { .. }
+            | Self::Announce { .. }
+            | Self::Trace { .. }
+            | Self::Call { .. } => PATIENCE,
         }
     }
 }
@@ -76,6 +83,12 @@ impl Question {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Report {
     report: Value,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Called {
+    called: Value,
 }
 
 /// How many there were.
@@ -174,9 +187,14 @@ pub(super) async fn answer(node: &Arc<NodeShared>, question: &str, mut answering
         Question::Status => {
             let said = match node.report().await {
                 Some(report) => to_text(&Report { report }),
-                None => to_text(&Refusal {
-                    refused: "the server is still starting".into(),
-                }),
+                None => still_starting(),
+            };
+            let _ = answering.send(said).await;
+        }
+        Question::Call { call } => {
+            let said = match node.called(call).await {
+                Some(called) => to_text(&Called { called }),
+                None => still_starting(),
             };
             let _ = answering.send(said).await;
         }
@@ -191,6 +209,12 @@ pub(super) async fn answer(node: &Arc<NodeShared>, question: &str, mut answering
     }
 }
 
+fn still_starting() -> String {
+    to_text(&Refusal {
+        refused: "the server is still starting".into(),
+    })
+}
+
 pub(super) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names, numbers and text are always JSON")
 }
@@ -201,15 +225,32 @@ impl NodeShared {
         &self,
         question: &Question,
     ) -> (Vec<(NodeInfo, Vec<T>)>, Vec<Silent>) {
+        self.ask(self.other_nodes(), question).await
+    }
+
+    /// All nodes but this one, as they were seen last.
+    pub fn other_nodes(&self) -> Vec<NodeInfo> {
+        let Some(cluster) = &self.cluster else {
+            return Vec::new();
+        };
+        let mut nodes = cluster.directory.nodes();
+        nodes.retain(|node| node.epoch != cluster.epoch());
+        nodes
+    }
+
+    /// Asks nodes, at the same time, and reads all parts of their answers.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        nodes: Vec<NodeInfo>,
+        question: &Question,
+    ) -> (Vec<(NodeInfo, Vec<T>)>, Vec<Silent>) {
         let Some(cluster) = &self.cluster else {
             return (Vec::new(), Vec::new());
         };
-        let own = cluster.epoch();
-        let nodes = cluster.directory.nodes().into_iter();
         let patience = question.patience();
         let is_asked_often = matches!(question, Question::Status);
         let question = to_text(question);
-        let answers = nodes.filter(|node| node.epoch != own).map(|node| {
+        let answers = nodes.into_iter().map(|node| {
             let question = question.clone();
             async move {
                 let ask = async {
@@ -247,8 +288,26 @@ impl NodeShared {
         (told, silent)
     }
 
+    /// Passes a call of an operator on to other nodes, which [do it] there. A node that does not
+    /// answer in time may do it all the same.
+    ///
+    /// [do it]: crate::Callee
+    pub async fn call_nodes(
+        &self,
+        nodes: Vec<NodeInfo>,
+        call: Value,
+    ) -> Everywhere<Vec<(String, Value)>> {
+        let (there, silent) = self.ask(nodes, &Question::Call { call }).await;
+        let mut answer = Vec::new();
+        for (node, called) in there {
+            let called = called.into_iter();
+            answer.extend(called.map(|one: Called| (node.name.to_string(), one.called)));
+        }
+        Everywhere { answer, silent }
+    }
+
     /// How people call this node; empty on a single node.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let cluster = self.cluster.as_ref();
         cluster.map_or_else(String::new, |cluster| {
             cluster.directory.this_node().name.to_string()
@@ -353,6 +412,7 @@ mod tests {
             r#"{"ask":"announce","message":"<message/>","domain":null}"#,
             r#"{"ask":"status"}"#,
             r#"{"ask":"trace","jid":"ann@localhost","bodies":false,"time_ms":1000}"#,
+            r#"{"ask":"call","call":{"method":"GET"}}"#,
         ] {
             let question: Question = serde_json::from_str(text).unwrap();
             assert_eq!(to_text(&question), text);
@@ -365,6 +425,7 @@ mod tests {
         assert!(serde_json::from_str::<Count>(&refusal).is_err());
         assert!(serde_json::from_str::<SessionPage>(&refusal).is_err());
         assert!(serde_json::from_str::<Report>(&refusal).is_err());
+        assert!(serde_json::from_str::<Called>(&refusal).is_err());
     }
 
     /// The longest JIDs that there are, in the form that JSON makes longest.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 
 use super::PATIENCE;
+use super::free_port::free_port;
 use super::sentinel::connect;
-use super::tcp::{TcpServer, free_port};
+use super::tcp::TcpServer;
 use super::tls::Certificates;
 
 pub(crate) struct RedisCluster {

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod cluster;
+#[path = "../../../../tests/src/free_port.rs"]
+pub(crate) mod free_port;
 pub(crate) mod proxy;
 pub(crate) mod sentinel;
 pub(crate) mod tcp;

@@ -1,12 +1,12 @@
 //! A Redis, or a Sentinel, that listens on a TCP port of 127.0.0.1.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::free_port::free_port;
 use super::tls::Certificates;
 
 pub(crate) struct TcpServer {
@@ -105,21 +105,4 @@ fn listen(port: u16, tls: Option<&Certificates>) -> Vec<String> {
         .to_vec();
     arguments.extend(tls.server_arguments());
     arguments
-}
-
-/// A port that nobody listens on, for now. Below those that the system gives to outgoing connections, so
-/// that none of these takes it before the server that is to have it, or while that one is away; and so is
-/// the one 10,000 above it, which Redis Cluster takes as well.
-pub(crate) fn free_port() -> u16 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    loop {
-        let random = std::collections::hash_map::RandomState::new()
-            .build_hasher()
-            .finish();
-        let port = 10_000 + u16::try_from(random % 12_000).expect("less than 12,000");
-        let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
-        if is_free(port) && is_free(port + 10_000) {
-            return port;
-        }
-    }
 }

@@ -107,12 +107,7 @@ impl Door {
     }
 
     async fn pass_on(&self, request: Request<Incoming>, by: Operator) -> Result<Said, Problem> {
-        let Some(calls) = self.calls.get() else {
-            return Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the server is still starting",
-            ));
-        };
+        self.calls()?;
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query();
         let call = Call {
@@ -124,9 +119,26 @@ impl Door {
             },
             method: head.method,
         };
+        self.pass(call, by).await
+    }
+
+    fn calls(&self) -> Result<&mpsc::Sender<Waiting>, Problem> {
+        self.calls.get().ok_or_else(|| {
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the server is still starting",
+            )
+        })
+    }
+
+    /// Has a call answered on the thread that answers them; whoever asks may do so.
+    ///
+    /// # Errors
+    /// If the server starts or stops.
+    pub(super) async fn pass(&self, call: Call, by: Operator) -> Result<Said, Problem> {
         let (reply, answered) = oneshot::channel();
         let stopping = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server stops");
-        calls
+        self.calls()?
             .send((call, by, reply))
             .await
             .map_err(|_| stopping())?;

@@ -52,7 +52,7 @@ impl Problem {
             | Refused::Text => StatusCode::BAD_REQUEST,
             Refused::Exists(_) | Refused::Full => StatusCode::CONFLICT,
             Refused::NoAccount(_) | Refused::NoContact { .. } => StatusCode::NOT_FOUND,
-            Refused::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Undelivered(_) | Refused::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let field = match refused {
             Refused::Password(_) => Some("password"),

@@ -59,7 +59,12 @@ impl Api {
         let sessions = node.session_count();
         // It goes on whether or not somebody looks.
         drop(drain::start(node, readiness, self.drain_delay, timeout));
-        Reply::with(StatusCode::ACCEPTED, json!({ "sessions": sessions }))
+        let started = json!({
+            "node": self.node().name(),
+            "sessions": sessions,
+            "delay_ms": u64::try_from(self.drain_delay.as_millis()).unwrap_or(u64::MAX),
+        });
+        Reply::with(StatusCode::ACCEPTED, started)
     }
 
     pub(super) fn show_log(&self) -> Result<Reply, Problem> {

@@ -30,11 +30,32 @@ impl Api {
                 return Err(Problem::field("domain", detail));
             }
         };
+        let only_disabled = match asked.query.get("disabled") {
+            None => false,
+            Some("true") => true,
+            Some(_) => return Err(Problem::field("disabled", "allowed: true")),
+        };
         let after = asked.query.get("after");
-        let users = self.node().storage.accounts(domain, after, limit).await;
-        let users = users.map_err(|error| Problem::refused("domain", &error.into()))?;
+        let storage = &self.node().storage;
+        let failed = |error: rookery_storage::Error| Problem::refused("domain", &error.into());
+        let mut disabled = storage
+            .disabled_accounts(domain, after, limit)
+            .await
+            .map_err(failed)?;
+        let users = if only_disabled {
+            disabled.clone()
+        } else {
+            let all = storage.accounts(domain, after, limit).await;
+            all.map_err(failed)?
+        };
+        // Those of this page.
+        disabled.retain(|account| {
+            users
+                .last()
+                .is_some_and(|last| account.as_str() <= last.as_str())
+        });
         let next = users.last().filter(|_| users.len() == limit);
-        Reply::ok(json!({ "users": users, "next": next }))
+        Reply::ok(json!({ "users": users, "disabled": disabled, "next": next }))
     }
 
     pub(super) async fn add_user(&self, asked: &Asked<'_>) -> Result<Reply, Problem> {
@@ -64,6 +85,7 @@ impl Api {
             "jid": account,
             "sessions": sessions.answer.total,
             "contacts": info.contacts,
+            "disabled": info.is_disabled,
             "last": last,
             "unanswered": unanswered(&sessions.silent),
         }))
@@ -73,6 +95,18 @@ impl Api {
         let account = self.account(asked)?;
         let deleted = self.node().delete_account(&account).await;
         deleted.map_err(|refused| Problem::refused("jid", &refused))?;
+        Ok(Reply::no_content())
+    }
+
+    pub(super) async fn set_disabled(
+        &self,
+        asked: &Asked<'_>,
+        disabled: bool,
+    ) -> Result<Reply, Problem> {
+        let account = self.account(asked)?;
+        asked.fields(&[])?;
+        let changed = self.node().set_disabled(&account, disabled).await;
+        changed.map_err(|refused| Problem::refused("jid", &refused))?;
         Ok(Reply::no_content())
     }
 

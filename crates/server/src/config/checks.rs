@@ -93,6 +93,18 @@ fn certificates(config: &Config, refuse: &mut Refuse<'_>) {
 
 fn storage_and_cluster(config: &Config, refuse: &mut Refuse<'_>) {
     let storage_url = config.storage_url();
+    if let Some(url) = &config.storage.url
+        && let Err(reason) = rookery_storage::check_url(url.as_str())
+    {
+        refuse(
+            "storage.url",
+            format!(
+                "{:?} cannot be used: {reason}; allowed: sqlite://PATH, \
+                 postgres://USER:PASSWORD@HOST:PORT/DATABASE (password, port and database can be left out)",
+                url.masked()
+            ),
+        );
+    }
     if let Some(url) = &config.cluster.redis {
         if let Err(error) = RedisAddress::parse(url.as_str()) {
             refuse("cluster.redis", error.to_string());

@@ -5,13 +5,53 @@ use rookery_proto::{
     credentials::{Credentials, ScramKeys},
     jid::BareJid,
 };
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{PostgresStorage, get, pool::Lease};
 use crate::{
-    AccountStore, Error,
+    AccountStore, Error, LoginKeys,
     log::{first_number, to_i64},
 };
+
+/// The columns of an account's keys, in the order of [`KeyValues::all`] and of what [`keys`] reads. A macro,
+/// since statements are put together before the program runs.
+macro_rules! key_columns {
+    () => {
+        "sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key, \
+         sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key"
+    };
+}
+
+/// An account's keys as parameters of a statement.
+struct KeyValues<'c> {
+    credentials: &'c Credentials,
+    /// The database has no unsigned numbers.
+    iterations: [i64; 2],
+}
+
+impl<'c> KeyValues<'c> {
+    fn of(credentials: &'c Credentials) -> Self {
+        let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
+        Self {
+            credentials,
+            iterations: [sha1.iterations.into(), sha256.iterations.into()],
+        }
+    }
+
+    fn all(&self) -> [&(dyn ToSql + Sync); 8] {
+        let (sha1, sha256) = (&self.credentials.scram_sha1, &self.credentials.scram_sha256);
+        [
+            &sha1.salt,
+            &self.iterations[0],
+            &sha1.stored_key,
+            &sha1.server_key,
+            &sha256.salt,
+            &self.iterations[1],
+            &sha256.stored_key,
+            &sha256.server_key,
+        ]
+    }
+}
 
 #[async_trait]
 impl AccountStore for PostgresStorage {
@@ -27,23 +67,29 @@ impl AccountStore for PostgresStorage {
         .await
     }
 
-    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error> {
+    async fn login_keys(&self, account: &BareJid) -> Result<Option<LoginKeys>, Error> {
         let account = account.clone();
         self.read("credentials", async move |mut lease: Lease| {
             let rows = lease
                 .query(
-                    "SELECT sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
-                         sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key
-                     FROM account WHERE jid = $1",
+                    concat!(
+                        "SELECT ",
+                        key_columns!(),
+                        ", disabled FROM account WHERE jid = $1"
+                    ),
                     &[&account.as_str()],
                 )
                 .await?;
             let Some(row) = rows.first() else {
                 return Ok(None);
             };
-            Ok(Some(Credentials {
+            let credentials = Credentials {
                 scram_sha1: keys(row, 0)?,
                 scram_sha256: keys(row, 4)?,
+            };
+            Ok(Some(LoginKeys {
+                credentials,
+                is_disabled: get(row, 8)?,
             }))
         })
         .await
@@ -57,6 +103,20 @@ impl AccountStore for PostgresStorage {
         let (account, credentials) = (account.clone(), credentials.clone());
         self.write("set_credentials", async move |mut lease: Lease| {
             set_credentials(&mut lease, &account, &credentials).await
+        })
+        .await
+    }
+
+    async fn set_disabled(&self, account: &BareJid, disabled: bool) -> Result<bool, Error> {
+        let account = account.clone();
+        self.write("set_disabled", async move |mut lease: Lease| {
+            let changed = lease
+                .execute(
+                    "UPDATE account SET disabled = $2 WHERE jid = $1",
+                    &[&account.as_str(), &disabled],
+                )
+                .await?;
+            Ok(changed > 0)
         })
         .await
     }
@@ -87,22 +147,43 @@ impl AccountStore for PostgresStorage {
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
         let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 ORDER BY jid LIMIT $3";
         self.read("accounts", async move |mut lease: Lease| {
-            let rows = lease
-                .query(
-                    "SELECT jid FROM account WHERE domain = $1 AND jid > $2
-                     ORDER BY jid LIMIT $3",
-                    &[&domain, &after, &to_i64(limit as u64)],
-                )
-                .await?;
-            rows.iter()
-                .map(|row| {
-                    BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error))
-                })
-                .collect()
+            accounts(&mut lease, sql, &domain, &after, limit).await
         })
         .await
     }
+
+    async fn disabled_accounts(
+        &self,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error> {
+        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 AND disabled
+                   ORDER BY jid LIMIT $3";
+        self.read("disabled_accounts", async move |mut lease: Lease| {
+            accounts(&mut lease, sql, &domain, &after, limit).await
+        })
+        .await
+    }
+}
+
+async fn accounts(
+    lease: &mut Lease,
+    sql: &'static str,
+    domain: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<BareJid>, Error> {
+    let rows = lease
+        .query(sql, &[&domain, &after, &to_i64(limit as u64)])
+        .await?;
+    let jids = rows
+        .iter()
+        .map(|row| BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error)));
+    jids.collect()
 }
 
 /// Creates an account; false if there is one.
@@ -111,33 +192,27 @@ pub(super) async fn create(
     account: &BareJid,
     credentials: &Credentials,
 ) -> Result<bool, Error> {
-    let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
+    let keys = KeyValues::of(credentials);
+    let version = first_number();
+    let mut values = keys.all().to_vec();
+    let (jid, domain) = (account.as_str(), account.domain());
+    values.extend([&jid as &(dyn ToSql + Sync), &domain, &version]);
     let created = lease
         .execute(
-            "WITH a AS (
-                 INSERT INTO account (jid, domain,
-                     sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
-                     sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-                 ON CONFLICT DO NOTHING RETURNING id
-             ), r AS (
-                 INSERT INTO roster (account, version, forgotten) SELECT id, $11, $11 FROM a
-             )
-             INSERT INTO log (account, last, delivered, undelivered)
-             SELECT id, $11, $11, 0 FROM a",
-            &[
-                &account.as_str(),
-                &account.domain(),
-                &sha1.salt,
-                &i64::from(sha1.iterations),
-                &sha1.stored_key,
-                &sha1.server_key,
-                &sha256.salt,
-                &i64::from(sha256.iterations),
-                &sha256.stored_key,
-                &sha256.server_key,
-                &first_number(),
-            ],
+            concat!(
+                "WITH a AS (
+                     INSERT INTO account (",
+                key_columns!(),
+                ", jid, domain)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                     ON CONFLICT DO NOTHING RETURNING id
+                 ), r AS (
+                     INSERT INTO roster (account, version, forgotten) SELECT id, $11, $11 FROM a
+                 )
+                 INSERT INTO log (account, last, delivered, undelivered)
+                 SELECT id, $11, $11, 0 FROM a"
+            ),
+            &values,
         )
         .await?;
     Ok(created > 0)
@@ -149,25 +224,18 @@ pub(super) async fn set_credentials(
     account: &BareJid,
     credentials: &Credentials,
 ) -> Result<bool, Error> {
-    let (sha1, sha256) = (&credentials.scram_sha1, &credentials.scram_sha256);
+    let keys = KeyValues::of(credentials);
+    let mut values = keys.all().to_vec();
+    let jid = account.as_str();
+    values.push(&jid);
     let changed = lease
         .execute(
-            "UPDATE account SET
-                 sha1_salt = $2, sha1_iterations = $3, sha1_stored_key = $4,
-                 sha1_server_key = $5, sha256_salt = $6, sha256_iterations = $7,
-                 sha256_stored_key = $8, sha256_server_key = $9
-             WHERE jid = $1",
-            &[
-                &account.as_str(),
-                &sha1.salt,
-                &i64::from(sha1.iterations),
-                &sha1.stored_key,
-                &sha1.server_key,
-                &sha256.salt,
-                &i64::from(sha256.iterations),
-                &sha256.stored_key,
-                &sha256.server_key,
-            ],
+            concat!(
+                "UPDATE account SET (",
+                key_columns!(),
+                ") = ($1, $2, $3, $4, $5, $6, $7, $8) WHERE jid = $9"
+            ),
+            &values,
         )
         .await?;
     Ok(changed > 0)

@@ -20,38 +20,8 @@ impl Target {
     /// # Errors
     /// In words.
     pub(super) fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
-        let (url, parameters) = split(url);
-        let mut config: Config = url.parse().map_err(|error| super::explain(&error))?;
-        let verify = match parameters.mode.as_deref() {
-            None | Some("prefer") => false,
-            Some("disable") => {
-                config.ssl_mode(SslMode::Disable);
-                false
-            }
-            Some("require" | "verify-ca" | "verify-full") => {
-                config.ssl_mode(SslMode::Require);
-                true
-            }
-            Some(other) => {
-                return Err(format!(
-                    "sslmode={other} is unknown: use disable, prefer, require or verify-full"
-                ));
-            }
-        };
-        let tls = Tls::new(verify, parameters.authorities.as_deref())?;
-        if config.get_hosts().is_empty() {
-            return Err("the URL names no host: postgres://USER@HOST/DATABASE".to_owned());
-        }
-        if config
-            .get_hosts()
-            .iter()
-            .all(|host| matches!(host, Host::Unix(_)))
-        {
-            config.ssl_mode(SslMode::Disable);
-        }
-        if config.get_user().is_none() {
-            return Err("the URL names no user: postgres://USER@HOST/DATABASE".to_owned());
-        }
+        let (mut config, parameters) = read(url)?;
+        let tls = Tls::new(parameters.verifies(), parameters.authorities.as_deref())?;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(timeout);
         }
@@ -67,11 +37,56 @@ impl Target {
     }
 }
 
+/// Reads a URL; no file that it names is looked at.
+///
+/// # Errors
+/// In words, without the password.
+pub(super) fn read(url: &str) -> Result<(Config, Parameters), String> {
+    let (url, parameters) = split(url);
+    let mut config: Config = url.parse().map_err(|error| super::explain(&error))?;
+    match parameters.mode.as_deref() {
+        None | Some("prefer") => {}
+        Some("disable") => {
+            config.ssl_mode(SslMode::Disable);
+        }
+        Some("require" | "verify-ca" | "verify-full") => {
+            config.ssl_mode(SslMode::Require);
+        }
+        Some(other) => {
+            return Err(format!(
+                "sslmode={other} is unknown: use disable, prefer, require or verify-full"
+            ));
+        }
+    }
+    if config.get_hosts().is_empty() {
+        return Err("the URL names no host: postgres://USER@HOST/DATABASE".to_owned());
+    }
+    if config
+        .get_hosts()
+        .iter()
+        .all(|host| matches!(host, Host::Unix(_)))
+    {
+        config.ssl_mode(SslMode::Disable);
+    }
+    if config.get_user().is_none_or(str::is_empty) {
+        return Err("the URL names no user: postgres://USER@HOST/DATABASE".to_owned());
+    }
+    Ok((config, parameters))
+}
+
 /// The parameters of a URL that tokio-postgres does not know.
 #[derive(Default)]
-struct Parameters {
+pub(super) struct Parameters {
     mode: Option<String>,
     authorities: Option<String>,
+}
+
+impl Parameters {
+    /// Whether the server has to prove who it is.
+    fn verifies(&self) -> bool {
+        let mode = self.mode.as_deref();
+        matches!(mode, Some("require" | "verify-ca" | "verify-full"))
+    }
 }
 
 /// Takes `sslmode` and `sslrootcert` out of a URL.
@@ -153,8 +168,11 @@ mod tests {
         assert!(refused("postgres://ann@db/x?sslmode=allways").contains("sslmode=allways"));
         assert!(refused("postgres:///x").contains("no host"));
         assert!(refused("postgres://db/x").contains("no user"));
+        assert!(refused("postgres://:secret@db/x").contains("no user"));
         assert!(refused("postgres://ann@db/x?colour=red").contains("colour"));
-        let missing = refused("postgres://ann@db/x?sslmode=require&sslrootcert=/no/such.pem");
+        let url = "postgres://ann@db/x?sslmode=require&sslrootcert=/no/such.pem";
+        assert!(read(url).is_ok(), "files are not looked at");
+        let missing = refused(url);
         assert!(missing.contains("/no/such.pem"), "{missing}");
     }
 }

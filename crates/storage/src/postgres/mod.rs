@@ -48,6 +48,14 @@ use retention::Sweep;
 /// Name of this backend in metrics.
 const BACKEND: &str = "postgres";
 
+/// Whether a URL can name a database, as far as that shows without asking anybody.
+///
+/// # Errors
+/// In words, without the password.
+pub(crate) fn check_url(url: &str) -> Result<(), String> {
+    config::read(url).map(drop)
+}
+
 /// A database on a `PostgreSQL` server.
 #[derive(Debug)]
 pub(crate) struct PostgresStorage {
@@ -55,7 +63,9 @@ pub(crate) struct PostgresStorage {
     pool: Arc<Pool>,
     log: LogWriter,
     runtime: Handle,
+    /// One for each operation that may wait or be under way.
     slots: Arc<Semaphore>,
+    all_slots: u32,
     sweep: Sweep,
     /// Dropping it ends the thread.
     _thread: oneshot::Sender<()>,
@@ -90,15 +100,16 @@ impl PostgresStorage {
             Err(error) => return Err(refuse(error.to_string())),
         }
         let log = LogWriter::start(&runtime, Arc::clone(&pool), options.queue);
-        let slots = Arc::new(Semaphore::new(
-            options.queue.clamp(1, Semaphore::MAX_PERMITS),
-        ));
+        let all_slots = options.queue.clamp(1, Semaphore::MAX_PERMITS);
+        let all_slots = u32::try_from(all_slots).unwrap_or(u32::MAX);
+        let slots = Arc::new(Semaphore::new(all_slots as usize));
         Ok(Self {
             options,
             pool,
             log,
             runtime,
             slots,
+            all_slots,
             sweep: Sweep::default(),
             _thread: stop,
         })
@@ -188,11 +199,17 @@ impl Storage for PostgresStorage {
     }
 
     async fn close(&self) {
+        // What was asked for before has its slot, whether or not it has asked for a connection yet; what
+        // comes now waits behind this, and is refused then.
+        let deadline = Instant::now() + self.options.timeout;
+        let ended = self.slots.acquire_many(self.all_slots);
+        if timeout_at(deadline.into(), ended).await.is_err() {
+            tracing::warn!("operations were under way when the storage was closed");
+        }
         self.slots.close();
         self.log.close().await;
-        self.pool
-            .close(self.options.connections.max(2), self.options.timeout)
-            .await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.pool.close(self.options.connections.max(2), left).await;
         tracing::debug!(place = self.pool.place(), "database closed");
     }
 

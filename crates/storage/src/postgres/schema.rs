@@ -23,6 +23,10 @@ const MIGRATIONS: &[Migration] = &[
         needs: 1,
         sql: VERSION_2,
     },
+    Migration {
+        needs: 1,
+        sql: VERSION_3,
+    },
 ];
 
 /// Taken by the node that migrates; an arbitrary number.
@@ -203,6 +207,12 @@ const VERSION_2: &str = r#"
     CREATE TRIGGER change_log_entry INSTEAD OF INSERT OR DELETE ON log_entry
         FOR EACH ROW EXECUTE FUNCTION change_log_entry();
 "#;
+
+/// Accounts can be disabled. Programs of the versions before let their users log in.
+const VERSION_3: &str = "
+    ALTER TABLE account ADD COLUMN disabled BOOLEAN NOT NULL DEFAULT false;
+    CREATE INDEX account_disabled ON account (domain, jid) WHERE disabled;
+";
 
 /// Brings the schema up to date. Of several nodes that start at once, one does it.
 ///

@@ -8,7 +8,7 @@ use rookery_proto::{
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStorage;
-use crate::{AccountStore, Error, log::first_number};
+use crate::{AccountStore, Error, LoginKeys, log::first_number};
 
 #[async_trait]
 impl AccountStore for SqliteStorage {
@@ -18,9 +18,9 @@ impl AccountStore for SqliteStorage {
             .await
     }
 
-    async fn credentials(&self, account: &BareJid) -> Result<Option<Credentials>, Error> {
+    async fn login_keys(&self, account: &BareJid) -> Result<Option<LoginKeys>, Error> {
         let account = account.clone();
-        self.read("credentials", move |db| credentials(db, &account))
+        self.read("credentials", move |db| login_keys(db, &account))
             .await
     }
 
@@ -32,6 +32,17 @@ impl AccountStore for SqliteStorage {
         let (account, credentials) = (account.clone(), credentials.clone());
         self.write("set_credentials", move |db| {
             set_credentials(db, &account, &credentials)
+        })
+        .await
+    }
+
+    async fn set_disabled(&self, account: &BareJid, disabled: bool) -> Result<bool, Error> {
+        let account = account.clone();
+        self.write("set_disabled", move |db| {
+            let changed = db
+                .prepare_cached("UPDATE account SET disabled = ?2 WHERE jid = ?1")?
+                .execute(params![account.as_str(), disabled])?;
+            Ok(changed > 0)
         })
         .await
     }
@@ -58,8 +69,26 @@ impl AccountStore for SqliteStorage {
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
         let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
-        self.read("accounts", move |db| accounts(db, &domain, &after, limit))
-            .await
+        let sql = "SELECT jid FROM account WHERE domain = ?1 AND jid > ?2 ORDER BY jid LIMIT ?3";
+        self.read("accounts", move |db| {
+            accounts(db, sql, &domain, &after, limit)
+        })
+        .await
+    }
+
+    async fn disabled_accounts(
+        &self,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error> {
+        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let sql = "SELECT jid FROM account WHERE domain = ?1 AND jid > ?2 AND disabled
+                   ORDER BY jid LIMIT ?3";
+        self.read("disabled_accounts", move |db| {
+            accounts(db, sql, &domain, &after, limit)
+        })
+        .await
     }
 }
 
@@ -114,7 +143,7 @@ pub(super) fn create(
     Ok(())
 }
 
-fn credentials(db: &Connection, account: &BareJid) -> Result<Option<Credentials>, Error> {
+fn login_keys(db: &Connection, account: &BareJid) -> Result<Option<LoginKeys>, Error> {
     let keys = |row: &Row<'_>, first: usize| -> rusqlite::Result<ScramKeys> {
         Ok(ScramKeys {
             salt: row.get(first)?,
@@ -126,13 +155,17 @@ fn credentials(db: &Connection, account: &BareJid) -> Result<Option<Credentials>
     Ok(db
         .prepare_cached(
             "SELECT sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
-                 sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key
+                 sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key, disabled
              FROM account WHERE jid = ?1",
         )?
         .query_row([account.as_str()], |row| {
-            Ok(Credentials {
+            let credentials = Credentials {
                 scram_sha1: keys(row, 0)?,
                 scram_sha256: keys(row, 4)?,
+            };
+            Ok(LoginKeys {
+                credentials,
+                is_disabled: row.get(8)?,
             })
         })
         .optional()?)
@@ -190,20 +223,19 @@ pub(super) fn delete(db: &Connection, account: &BareJid) -> Result<bool, Error> 
 
 fn accounts(
     db: &Connection,
+    sql: &str,
     domain: &str,
     after: &str,
     limit: usize,
 ) -> Result<Vec<BareJid>, Error> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    db.prepare_cached(
-        "SELECT jid FROM account WHERE domain = ?1 AND jid > ?2 ORDER BY jid LIMIT ?3",
-    )?
-    .query_and_then(params![domain, after, limit], |row| {
-        let jid = row
-            .get_ref(0)?
-            .as_str()
-            .map_err(|error| Error::corrupt("address", error))?;
-        BareJid::parse(jid).map_err(|error| Error::corrupt("address", error))
-    })?
-    .collect()
+    db.prepare_cached(sql)?
+        .query_and_then(params![domain, after, limit], |row| {
+            let jid = row
+                .get_ref(0)?
+                .as_str()
+                .map_err(|error| Error::corrupt("address", error))?;
+            BareJid::parse(jid).map_err(|error| Error::corrupt("address", error))
+        })?
+        .collect()
 }

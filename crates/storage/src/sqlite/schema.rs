@@ -15,7 +15,7 @@ struct Migration {
 }
 
 /// The version that this program makes.
-pub(super) const KNOWN: i64 = 2;
+pub(super) const KNOWN: i64 = 3;
 
 /// All steps; the first one makes version 1.
 const MIGRATIONS: &[Migration] = &[
@@ -26,6 +26,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         needs: 2,
         sql: VERSION_2,
+    },
+    Migration {
+        needs: 2,
+        sql: VERSION_3,
     },
 ];
 
@@ -167,6 +171,12 @@ const VERSION_2: &str = "
         archive INTEGER NOT NULL,
         PRIMARY KEY (account, jid)
     ) STRICT, WITHOUT ROWID;
+";
+
+/// Accounts can be disabled. Programs of version 2 let their users log in.
+const VERSION_3: &str = "
+    ALTER TABLE account ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX account_disabled ON account (domain, jid) WHERE disabled;
 ";
 
 /// Why the schema is not as it has to be.

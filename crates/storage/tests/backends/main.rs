@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backup;
+#[path = "../../../../tests/src/free_port.rs"]
+mod free_port;
 mod migrations;
 mod postgres;
 mod postgres_failures;

@@ -1,7 +1,7 @@
 //! Databases of older versions, and programs of older versions beside this one.
 
 use rookery_storage::{ArchiveDefault, ArchivePreferences, EntryId};
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, NoTls, Statement, types::ToSql};
 
 use crate::{
     postgres_server::Server,
@@ -370,4 +370,176 @@ async fn nodes_of_both_versions_append_to_one_log_at_once() {
     mark(&new, &ann, &ids).await;
     assert!(old.undelivered("ann@localhost").await.is_empty());
     assert_eq!(new.credentials(&ann).await.unwrap(), Some(credentials(1)));
+}
+
+/// Statements about accounts of version 2, word for word, prepared when it started.
+struct Version2 {
+    create: Statement,
+    keys: Statement,
+    set_keys: Statement,
+    list: Statement,
+    client: Client,
+}
+
+impl Version2 {
+    async fn start(client: Client) -> Self {
+        let prepare = async |sql: &str| client.prepare(sql).await.unwrap();
+        Self {
+            create: prepare(
+                "WITH a AS (
+                     INSERT INTO account (jid, domain,
+                         sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
+                         sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                     ON CONFLICT DO NOTHING RETURNING id
+                 ), r AS (
+                     INSERT INTO roster (account, version, forgotten) SELECT id, $11, $11 FROM a
+                 )
+                 INSERT INTO log (account, last, delivered, undelivered)
+                 SELECT id, $11, $11, 0 FROM a",
+            )
+            .await,
+            keys: prepare(
+                "SELECT sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
+                     sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key
+                 FROM account WHERE jid = $1",
+            )
+            .await,
+            set_keys: prepare(
+                "UPDATE account SET
+                     sha1_salt = $2, sha1_iterations = $3, sha1_stored_key = $4,
+                     sha1_server_key = $5, sha256_salt = $6, sha256_iterations = $7,
+                     sha256_stored_key = $8, sha256_server_key = $9
+                 WHERE jid = $1",
+            )
+            .await,
+            list: prepare(
+                "SELECT jid FROM account WHERE domain = $1 AND jid > $2
+                 ORDER BY jid LIMIT $3",
+            )
+            .await,
+            client,
+        }
+    }
+
+    async fn create(&self, name: &str) -> u64 {
+        let (bytes, number) = ([1_u8].as_slice(), 4096_i64);
+        let parameters: [&(dyn ToSql + Sync); 11] = [
+            &name,
+            &"localhost",
+            &bytes,
+            &number,
+            &bytes,
+            &bytes,
+            &bytes,
+            &number,
+            &bytes,
+            &bytes,
+            &7_i64,
+        ];
+        let created = self.client.execute(&self.create, &parameters);
+        created.await.unwrap()
+    }
+
+    async fn set_keys(&self, name: &str, key: u8) -> u64 {
+        let (key, number) = ([key], 4096_i64);
+        let bytes = key.as_slice();
+        let parameters: [&(dyn ToSql + Sync); 9] = [
+            &name, &bytes, &number, &bytes, &bytes, &bytes, &number, &bytes, &bytes,
+        ];
+        let changed = self.client.execute(&self.set_keys, &parameters);
+        changed.await.unwrap()
+    }
+
+    /// The salt that a login is challenged with.
+    async fn salt(&self, name: &str) -> Vec<u8> {
+        let row = self.client.query_one(&self.keys, &[&name]).await.unwrap();
+        row.get(0)
+    }
+
+    async fn list(&self) -> Vec<String> {
+        let rows = self
+            .client
+            .query(&self.list, &[&"localhost", &"", &100_i64])
+            .await
+            .unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_version_2_works_beside_one_of_this_version() {
+    let (place, client) = postgres().await;
+    let step = include_str!("version_2/postgres.sql");
+    client.batch_execute(step).await.unwrap();
+    let old = Version2::start(client).await;
+    assert_eq!(old.create("ann@localhost").await, 1);
+    assert_eq!(old.salt("ann@localhost").await, [1]);
+
+    let new = place.open().await;
+    let is_disabled = async |name: &str| {
+        let keys = new.login_keys(&bare(name)).await.unwrap();
+        keys.unwrap().is_disabled
+    };
+    assert!(!is_disabled("ann@localhost").await);
+    assert!(
+        new.set_disabled(&bare("ann@localhost"), true)
+            .await
+            .unwrap()
+    );
+    // The old one knows nothing of it and changes nothing about it.
+    assert_eq!(old.set_keys("ann@localhost", 2).await, 1);
+    assert_eq!(old.salt("ann@localhost").await, [2]);
+    assert!(is_disabled("ann@localhost").await);
+    assert_eq!(old.create("bob@localhost").await, 1);
+    assert!(!is_disabled("bob@localhost").await);
+    add(&new, &["cat"]).await;
+    assert_eq!(old.create("cat@localhost").await, 0);
+    let all = ["ann@localhost", "bob@localhost", "cat@localhost"];
+    assert_eq!(old.list().await, all);
+    let disabled = new.disabled_accounts("localhost", None, 10).await.unwrap();
+    assert_eq!(disabled, [bare("ann@localhost")]);
+}
+
+/// A program that was started before the file was migrated goes on working with it.
+#[tokio::test]
+async fn a_program_of_version_2_works_on_the_same_sqlite_file() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("rookery.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    for step in [
+        include_str!("version_1/sqlite.sql"),
+        SQLITE_DATA,
+        include_str!("version_2/sqlite.sql"),
+    ] {
+        old.execute_batch(step).unwrap();
+    }
+    let place = Place {
+        url: format!("sqlite://{}", path.display()),
+        keep: Box::new(directory),
+    };
+    let new = place.open().await;
+    let ann = bare("ann@localhost");
+    assert!(new.set_disabled(&ann, true).await.unwrap());
+    old.execute(
+        "INSERT INTO account (jid, domain,
+             sha1_salt, sha1_iterations, sha1_stored_key, sha1_server_key,
+             sha256_salt, sha256_iterations, sha256_stored_key, sha256_server_key)
+         VALUES ('cat@localhost', 'localhost', x'01', 1, x'01', x'01', x'01', 1, x'01', x'01')
+         ON CONFLICT DO NOTHING",
+        [],
+    )
+    .unwrap();
+    old.execute(
+        "UPDATE account SET sha1_salt = x'09' WHERE jid = 'ann@localhost'",
+        [],
+    )
+    .unwrap();
+    let keys = async |name: &str| new.login_keys(&bare(name)).await.unwrap().unwrap();
+    assert!(!keys("cat@localhost").await.is_disabled);
+    let anns = keys("ann@localhost").await;
+    assert!(anns.is_disabled);
+    assert_eq!(anns.credentials.scram_sha1.salt, [9]);
+    let disabled = new.disabled_accounts("localhost", None, 10).await.unwrap();
+    assert_eq!(disabled, [ann]);
 }

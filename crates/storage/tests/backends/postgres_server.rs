@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write as _},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -11,6 +10,8 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
 };
+
+use crate::free_port::free_port;
 
 /// Whether commits wait for the disk.
 #[derive(Clone, Copy)]
@@ -265,19 +266,4 @@ fn id(arguments: &[&str]) -> String {
         .output()
         .expect("the program id");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn free_port() -> u16 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    loop {
-        // Below those that the system gives to outgoing connections, so that none of these takes it while
-        // the server is away.
-        let random = std::collections::hash_map::RandomState::new()
-            .build_hasher()
-            .finish();
-        let port = 10_000 + u16::try_from(random % 12_000).expect("less than 12,000");
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
-    }
 }

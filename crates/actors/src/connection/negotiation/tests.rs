@@ -69,7 +69,7 @@ impl Stream {
             self.auth("PLAIN", "\0ann\0secret"),
             Action::Verify(..)
         ));
-        let action = self.negotiation.verified(true, &mut self.output);
+        let action = self.negotiation.verified(Verdict::Right, &mut self.output);
         assert!(matches!(action, Action::LoggedIn(_)));
         self.said();
     }
@@ -304,7 +304,9 @@ fn plain_is_verified_and_leads_to_a_new_stream() {
         (user.as_str(), password.as_str()),
         ("ann@localhost", "secret")
     );
-    let action = stream.negotiation.verified(true, &mut stream.output);
+    let action = stream
+        .negotiation
+        .verified(Verdict::Right, &mut stream.output);
     let Action::LoggedIn(success) = action else {
         panic!("no success: {action:?}")
     };
@@ -330,7 +332,10 @@ fn plain_is_verified_and_leads_to_a_new_stream() {
 fn a_wrong_password_can_be_corrected() {
     let mut stream = Stream::secured();
     stream.auth("PLAIN", "\0ann\0wrong");
-    let Action::LoginFailed(failed) = stream.negotiation.verified(false, &mut stream.output) else {
+    let verified = stream
+        .negotiation
+        .verified(Verdict::Wrong, &mut stream.output);
+    let Action::LoginFailed(failed) = verified else {
         panic!("no failure");
     };
     assert_eq!(failed.user.unwrap().as_str(), "ann@localhost");
@@ -342,6 +347,25 @@ fn a_wrong_password_can_be_corrected() {
         stream.said(),
         "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
     );
+    stream.log_in();
+}
+
+/// RFC 6120 §6.5.2
+#[test]
+fn a_disabled_account_is_named_as_such_to_who_has_its_password() {
+    let mut stream = Stream::secured();
+    for (verdict, condition) in [
+        (Verdict::Disabled, Condition::AccountDisabled),
+        (Verdict::Wrong, Condition::NotAuthorized),
+    ] {
+        stream.auth("PLAIN", "\0ann\0secret");
+        let verified = stream.negotiation.verified(verdict, &mut stream.output);
+        let Action::LoginFailed(failed) = verified else {
+            panic!("no failure");
+        };
+        assert_eq!(failed.condition, condition);
+    }
+    stream.said();
     stream.log_in();
 }
 
@@ -366,7 +390,10 @@ fn scram_asks_for_the_users_keys_and_challenges() {
     else {
         panic!("the keys have to be read");
     };
-    let keys = password::made_up(b"secret", &user, NonZeroU32::new(4096).unwrap());
+    let keys = LoginKeys {
+        credentials: password::made_up(b"secret", &user, NonZeroU32::new(4096).unwrap()),
+        is_disabled: false,
+    };
     let action = stream.negotiation.credentials(&keys, &mut stream.output);
     assert!(matches!(action, Action::Continue));
     let said = stream.said();
@@ -659,7 +686,7 @@ mod websocket {
             Action::Verify(..)
         ));
         assert!(matches!(
-            stream.verified(true, &mut output),
+            stream.verified(Verdict::Right, &mut output),
             Action::LoggedIn(_)
         ));
         documents(&mut output);

@@ -51,6 +51,52 @@ pub(crate) async fn credentials_read_back_as_they_were_set(place: Place) {
     );
 }
 
+pub(crate) async fn a_disabled_account_keeps_what_is_its_own(place: Place) {
+    let storage = place.open().await;
+    add(&storage, &["ann", "bob", "cat"]).await;
+    let ann = bare("ann@localhost");
+    let is_disabled = async || {
+        let keys = storage.login_keys(&ann).await.unwrap().unwrap();
+        assert_eq!(keys.credentials, credentials(1));
+        keys.is_disabled
+    };
+    let disabled = async |after| {
+        let page = storage.disabled_accounts("localhost", after, 2).await;
+        page.unwrap()
+    };
+    assert!(!is_disabled().await);
+    assert!(disabled(None).await.is_empty());
+    for _ in 0..2 {
+        assert!(storage.set_disabled(&ann, true).await.unwrap());
+    }
+    assert!(is_disabled().await);
+    assert!(storage.exists(&ann).await.unwrap());
+    append(&storage, offline("ann@localhost", "kept")).await;
+
+    // A new password changes nothing about it.
+    let same = credentials(1);
+    assert!(storage.set_credentials(&ann, &same).await.unwrap());
+    assert!(is_disabled().await);
+    let cat = bare("cat@localhost");
+    assert!(storage.set_disabled(&cat, true).await.unwrap());
+    assert_eq!(disabled(None).await, [ann.clone(), cat.clone()]);
+    assert_eq!(disabled(Some("ann@localhost")).await, [cat]);
+    let elsewhere = storage.disabled_accounts("example.org", None, 2).await;
+    assert!(elsewhere.unwrap().is_empty());
+
+    assert!(storage.set_disabled(&ann, false).await.unwrap());
+    assert!(!is_disabled().await);
+    let entries = super::undelivered(&storage, &ann).await;
+    assert_eq!(stanzas(&entries), ["kept"]);
+    // Who comes after somebody of the same name is somebody else.
+    assert!(storage.set_disabled(&ann, true).await.unwrap());
+    assert!(storage.delete(&ann).await.unwrap());
+    assert!(!storage.set_disabled(&ann, true).await.unwrap());
+    assert_eq!(storage.login_keys(&ann).await.unwrap(), None);
+    add(&storage, &["ann"]).await;
+    assert!(!is_disabled().await);
+}
+
 pub(crate) async fn a_change_by_another_process_is_seen_by_the_next_read(place: Place) {
     let server = place.open().await;
     let command_line = place.open().await;
