@@ -178,10 +178,8 @@ impl Listener {
                 tokio::time::sleep_until(window.0 + WINDOW).await;
             }
             // A timer that was late makes the next window shorter.
-            let late = window.0.elapsed();
-            if late >= WINDOW {
-                let begin = Instant::now() - (late - WINDOW).min(WINDOW);
-                window = (begin, 0);
+            if let Some(late) = window.0.elapsed().checked_sub(WINDOW) {
+                window = (Instant::now() - late.min(WINDOW), 0);
             }
             window.1 += 1;
             // The socket leaves this thread's reactor: it is handed to whoever serves it.
