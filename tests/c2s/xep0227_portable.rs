@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use rookery_tests::eventually;
 use rookery_tests::prelude::*;
 use rookery_tests::services::Postgres;
 
@@ -124,6 +125,18 @@ async fn fill(server: &TestServer) {
         .await;
     ann.handled_for("bob@localhost").await;
     ann.close().await;
+    // That a client got a message is noted a moment later; until then it counts as waiting.
+    eventually("three messages to wait", async || {
+        offline_messages(&done(&server.cli(&["export", "-"]).await)) == 3
+    })
+    .await;
+}
+
+/// How many messages wait for their recipients in an exported document.
+fn offline_messages(document: &str) -> usize {
+    let lists = document.split("<offline-messages").skip(1);
+    let lists = lists.filter_map(|rest| rest.split("</offline-messages>").next());
+    lists.map(|list| list.matches("<message ").count()).sum()
 }
 
 /// What Ann and Bob find when they log in.

@@ -10,6 +10,10 @@
 //! The clients that come back are processes of their own with a lower priority (`nice`), and so is the end of
 //! the node that dies, because elsewhere they would not share the others' cores. `ROOKERY_BINARY` names another server to measure.
 //!
+//! Two settings of Linux make the machine more like several: with `kernel.sched_autogroup_enabled=0` priorities
+//! count between sessions of the terminal, too, and with `net.core.netdev_max_backlog=16384` the loopback
+//! interface does not drop packets of those who stayed when thousands connect. What they are is printed.
+//!
 //! Ends with status 1 if somebody is not back in time, or a pair lost a message or its connection.
 
 mod accounts;
@@ -121,6 +125,14 @@ fn number<T: std::str::FromStr>(option: &str, value: &str) -> Result<T, String> 
 async fn run(storm: &Storm) -> ExitCode {
     println!("{storm:?}");
     println!("load of the machine before: {}", load());
+    for name in [
+        "kernel.sched_autogroup_enabled",
+        "net.core.netdev_max_backlog",
+    ] {
+        let file = format!("/proc/sys/{}", name.replace('.', "/"));
+        let value = std::fs::read_to_string(file).unwrap_or_else(|error| error.to_string());
+        println!("{name} = {}", value.trim());
+    }
     let mut settings = vec!["c2s.tls=optional"];
     settings.extend(storm.settings.iter().map(String::as_str));
     let cluster = TestCluster::with(3, &settings).await;
