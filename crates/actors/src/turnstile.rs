@@ -197,7 +197,9 @@ impl Pace {
     fn take(&mut self, now: Instant) -> bool {
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
         self.at = now;
-        self.turns = (self.turns + gained).min(AT_ONCE);
+        // What comes together between two turns of the turnstile must not be lost.
+        let most = AT_ONCE.max(self.rate * 2.0 * TURN.as_secs_f64());
+        self.turns = (self.turns + gained).min(most);
         if self.turns < 1.0 {
             return false;
         }
@@ -263,6 +265,20 @@ mod tests {
         assert_eq!(at_once, 10);
         let second = passed(&mut pace, Duration::from_secs(1), Mood::Well, 0);
         assert!((199..=200).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn a_quick_pace_does_not_depend_on_how_often_the_turnstile_turns() {
+        let mut pace = Pace::new(Instant::now());
+        pace.rate = 20_000.0;
+        let mut passed = 0;
+        for turn in 1..=100 {
+            let now = pace.last.max(pace.at) + TURN;
+            let some = std::iter::from_fn(|| pace.lets_in(now, Mood::Silent, 0).then_some(()));
+            passed += some.count();
+            assert!(passed <= 40 * turn + 10, "{passed} after {turn} turns");
+        }
+        assert!(passed >= 3990, "{passed}");
     }
 
     #[test]
