@@ -514,9 +514,20 @@ impl Listener {
         events
     }
 
-    /// How many events were left out since this was asked last.
-    pub(crate) fn left_out(&self) -> u64 {
-        self.trace.left_out.swap(0, Ordering::Relaxed)
+    /// The events that are left out.
+    pub(crate) fn left_out(&self) -> LeftOut {
+        LeftOut(Arc::clone(&self.trace))
+    }
+}
+
+/// Counts the events of a trace that are left out.
+#[derive(Debug)]
+pub(crate) struct LeftOut(Arc<Trace>);
+
+impl LeftOut {
+    /// How many they were since this was asked last.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.left_out.swap(0, Ordering::Relaxed)
     }
 }
 

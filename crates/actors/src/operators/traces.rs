@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::questions::{Question, Refusal, to_text};
 use super::{Answering, MAX_PART_BYTES, Silence};
 use crate::node::NodeShared;
-use crate::trace::{self, Event, LONGEST, Listener, Look, MAX_EVENT_BYTES, TooMany, Wish};
+use crate::trace::{self, Event, LONGEST, LeftOut, Listener, Look, MAX_EVENT_BYTES, TooMany, Wish};
 
 /// How long events wait for those of other nodes that were before them.
 const HOLD: Duration = Duration::from_millis(250);
@@ -139,6 +139,8 @@ pub struct Tracing {
     teller: mpsc::Sender<Told>,
     /// One for each node.
     tellers: JoinSet<()>,
+    /// Of this node, since that was told last.
+    left_out: LeftOut,
     asked: HashSet<Epoch>,
     look_at: Instant,
     /// Events that wait for those before them, in the order of their times.
@@ -186,6 +188,7 @@ impl NodeShared {
             wish,
             told,
             tellers: JoinSet::new(),
+            left_out: listener.left_out(),
             asked: HashSet::new(),
             look_at: now,
             held: Vec::new(),
@@ -216,6 +219,11 @@ impl Tracing {
             if now >= self.end {
                 while let Ok(told) = self.told.try_recv() {
                     self.take(told);
+                }
+                let events = self.left_out.take();
+                if events > 0 {
+                    let node = self.node.name();
+                    self.ready.push_back(Line::LeftOut { node, events });
                 }
                 self.release(None);
                 self.ready.push_back(Line::End);
@@ -307,12 +315,16 @@ impl Tracing {
 /// Tells what this node sees.
 async fn tell(mut listener: Listener, node: String, to: mpsc::Sender<Told>) {
     loop {
-        // Whoever reads ends this task.
-        let events = listener.next(EVENTS_A_PART, LONGEST).await;
-        let left_out = listener.left_out();
+        // Whoever reads ends this task. Events that are left out wake nobody: it is looked for them.
+        let events = listener.next(EVENTS_A_PART, ALIVE).await;
+        let left_out = listener.left_out().take();
+        let part = Part { events, left_out };
+        if part == Part::default() {
+            continue;
+        }
         let told = Told {
             node: node.clone(),
-            what: What::Part(Part { events, left_out }),
+            what: What::Part(part),
         };
         if to.send(told).await.is_err() {
             return;
@@ -383,7 +395,7 @@ pub(super) async fn answer(wish: Wish, mut answering: Answering) {
     let end = Instant::now() + wish.time.min(LONGEST);
     let mut events = Vec::new();
     loop {
-        let left_out = listener.left_out();
+        let left_out = listener.left_out().take();
         for part in parts(events, left_out) {
             if answering.send(to_text(&part)).await.is_err() {
                 return;
@@ -521,6 +533,9 @@ impl Stanzas {
 
 #[cfg(test)]
 mod tests {
+    use rookery_proto::jid::Jid;
+    use rookery_proto::stanza::Stanza;
+
     use super::*;
 
     fn event(at: u64, stage: &'static str, key: u64) -> Event {
@@ -575,6 +590,48 @@ mod tests {
         assert_eq!(stanzas.by_key.len(), KNOWN);
         assert_eq!(stanzas.by_entry.len(), KNOWN);
         assert_eq!(stanzas.order.len(), KNOWN);
+    }
+
+    /// Also when nothing comes after them.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_out_is_told_though_nothing_comes_after_it() {
+        let jid = Jid::parse("left-out@x").unwrap();
+        let (bodies, time) = (false, LONGEST);
+        let listener = trace::start(&Wish { jid, bodies, time }).unwrap();
+        let message = Stanza::from_xml("<message to='left-out@x'/>").unwrap();
+        let note = |count: u32| {
+            for _ in 0..count {
+                trace::stage(trace::Stage::Accepted, &message, |step| step);
+            }
+        };
+        let (to, mut told) = mpsc::channel::<Told>(TOLD);
+        let all = async {
+            let mut next = async || match told.recv().await.unwrap().what {
+                What::Part(part) => part,
+                _ => panic!("a part"),
+            };
+            note(1);
+            assert_eq!(next().await.events.len(), 1);
+            note(trace::EVENTS_PER_SECOND);
+            let (mut events, mut left_out) = (1, 0);
+            while events < u64::from(trace::EVENTS_PER_SECOND) {
+                let part = next().await;
+                events += part.events.len() as u64;
+                left_out += part.left_out;
+            }
+            // More of the same second, unless that has passed in between.
+            note(7);
+            while events + left_out < u64::from(trace::EVENTS_PER_SECOND) + 8 {
+                let part = next().await;
+                assert!(part != Part::default());
+                events += part.events.len() as u64;
+                left_out += part.left_out;
+            }
+        };
+        tokio::select! {
+            () = tell(listener, String::new(), to) => panic!("somebody listens"),
+            told = tokio::time::timeout(Duration::from_secs(10), all) => told.unwrap(),
+        }
     }
 
     #[test]
