@@ -626,7 +626,9 @@ mod tests {
             format!("<x xmlns='urn:x'><y><q xmlns='jabber:iq:register'>{secret}</q></y></x>"),
             format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>{secret}</auth>"),
             "<query xmlns='jabber:iq:private'><x xmlns='urn:x'>psst</x></query>".into(),
-            format!("<storage xmlns='storage:bookmarks'><conference>{secret}</conference></storage>"),
+            format!(
+                "<storage xmlns='storage:bookmarks'><conference>{secret}</conference></storage>"
+            ),
             format!("<conference xmlns='urn:xmpp:bookmarks:1'>{secret}</conference>"),
             format!("<x xmlns='http://jabber.org/protocol/muc'>{secret}</x>"),
             format!("<x xmlns='http://jabber.org/protocol/muc#user'>{secret}</x>"),

@@ -250,8 +250,10 @@ mod tests {
     /// No line of their own, no text that runs backwards, nothing that cannot be seen.
     #[test]
     fn what_users_write_stays_where_it_is_shown() {
-        let forged = "x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
-        let harmless = r"x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
+        let forged =
+            "x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
+        let harmless =
+            r"x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
         let everywhere = json!({
             "line": "stage", "stanza": 1, "node": forged, "at": format!("T{forged}"), "stage": forged,
             "kind": forged, "type": forged, "from": forged, "to": forged, "id": forged, "size": 20,
@@ -271,7 +273,10 @@ mod tests {
             json!({ "line": "left-out", "node": forged, "events": 1 }),
         ] {
             let shown = said(&line).unwrap();
-            assert!(shown.contains(harmless) && shown.lines().count() == 1, "{shown}");
+            assert!(
+                shown.contains(harmless) && shown.lines().count() == 1,
+                "{shown}"
+            );
         }
         // The rest is as it was written.
         let plain = "Grüße, \u{645}\u{631}\u{62d}\u{628}\u{627}, e\u{301}, \"'\\ \u{1f426}";

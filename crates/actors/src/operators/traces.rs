@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,12 @@ const TOLD: usize = 16;
 
 /// Stanzas that are known again.
 const KNOWN: usize = 4096;
+
+/// A stanza whose last stage was so long ago is probably at its end.
+const LONG_AGO: Duration = Duration::from_secs(10);
+
+/// Places of a stanza's beginning that are known again.
+const MET: usize = 16;
 
 /// A part of a node's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -448,6 +455,10 @@ struct Stanzas {
 
 struct Known {
     at: u64,
+    /// Whether its last stage was an end. There may be others, as it may have several recipients.
+    is_over: bool,
+    /// The places where it was met, by their hashes; the first ones.
+    met: Vec<u64>,
     key: u64,
     entry: Option<(String, u64)>,
 }
@@ -459,8 +470,9 @@ impl Stanzas {
         let entry = account.zip(event.entry);
         // A client may use an `id` again.
         let is_new = event.stage == "accepted";
+        let place = place(&node, &event);
         let by_entry = entry.as_ref().and_then(|entry| self.by_entry.get(entry));
-        let number = by_entry.or_else(|| self.by_key.get(&event.key)).copied();
+        let number = by_entry.copied().or_else(|| self.by_key(&event, place));
         let number = number.filter(|_| !is_new);
         let is_first = number.is_none();
         let number = number.unwrap_or_else(|| self.begin());
@@ -469,6 +481,10 @@ impl Stanzas {
         if let Some(known) = self.known.get_mut(&number) {
             after_us = Some(event.at.saturating_sub(known.at)).filter(|_| !is_first);
             known.at = event.at;
+            known.is_over = event.outcome.is_some() && event.stage != "committed";
+            if event.look.is_some() && known.met.len() < MET && !known.met.contains(&place) {
+                known.met.push(place);
+            }
             known.key = event.key;
             if entry.is_some() {
                 known.entry.clone_from(&entry);
@@ -497,11 +513,26 @@ impl Stanzas {
         }
     }
 
+    /// The number of a stanza that is known by its key; none if this is probably another one that says the
+    /// same, as presence without an `id` does.
+    fn by_key(&self, event: &Event, place: u64) -> Option<u64> {
+        let number = *self.by_key.get(&event.key)?;
+        let known = self.known.get(&number)?;
+        let age = Duration::from_micros(event.at.saturating_sub(known.at));
+        // One of them alone may be true of a stanza that has several recipients, or that comes back.
+        let signs = [known.is_over, known.met.contains(&place), age >= LONG_AGO];
+        let is_another =
+            event.look.is_some() && signs.into_iter().filter(|is_true| *is_true).count() > 1;
+        Some(number).filter(|_| !is_another)
+    }
+
     fn begin(&mut self) -> u64 {
         self.next += 1;
         let number = self.next;
         let known = Known {
             at: 0,
+            is_over: false,
+            met: Vec::new(),
             key: 0,
             entry: None,
         };
@@ -529,6 +560,14 @@ impl Stanzas {
             self.by_entry.remove(&entry);
         }
     }
+}
+
+/// Where a stanza is met: the same one is not met there twice, unless it has come back.
+fn place(node: &str, event: &Event) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let resource = event.resource.as_deref();
+    (node, &event.stage, resource, event.detail.as_deref()).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -573,6 +612,54 @@ mod tests {
         // The same `id` once more.
         assert_eq!(step(event(40, "accepted", 1)), (3, None, true));
         assert_eq!(step(event(41, "queued", 1)), (3, Some(1), false));
+    }
+
+    /// A client's presence has no `id`, and says the same again and again.
+    #[test]
+    fn what_is_sent_once_more_has_another_number() {
+        let mut stanzas = Stanzas::default();
+        let mut step =
+            |at, node: &str, stage, resource: Option<&str>, outcome: Option<&'static str>| {
+                let event = event(at, stage, 1);
+                let may_begin = ["from-node", "queued"].contains(&stage);
+                let event = Event {
+                    resource: resource.map(str::to_owned),
+                    outcome: outcome.map(Cow::from),
+                    look: event.look.filter(|_| may_begin),
+                    ..event
+                };
+                let step = stanzas.step(node.into(), event);
+                (step.stanza, step.after_us)
+            };
+        let (phone, tv) = (Some("bob@x/phone"), Some("bob@x/tv"));
+        let delivered = Some("delivered");
+        assert_eq!(step(10, "one", "from-node", None, None), (1, None));
+        assert_eq!(step(11, "one", "queued", phone, None), (1, Some(1)));
+        assert_eq!(step(12, "one", "confirmed", phone, delivered), (1, Some(1)));
+        // Other places that the same one gets to.
+        assert_eq!(step(13, "one", "queued", tv, None), (1, Some(1)));
+        assert_eq!(step(14, "one", "confirmed", tv, delivered), (1, Some(1)));
+        assert_eq!(step(15, "two", "from-node", None, None), (1, Some(1)));
+        assert_eq!(
+            step(16, "two", "dropped", None, Some("dropped")),
+            (1, Some(1))
+        );
+
+        assert_eq!(step(20, "one", "from-node", None, None), (2, None));
+        assert_eq!(step(21, "one", "queued", phone, None), (2, Some(1)));
+        // It came back, which is no end.
+        assert_eq!(step(22, "one", "given-back", phone, None), (2, Some(1)));
+        assert_eq!(step(23, "one", "queued", phone, None), (2, Some(1)));
+        // Nobody knows what became of that one.
+        let later = 23 + u64::try_from(LONG_AGO.as_micros()).unwrap();
+        assert_eq!(step(later, "one", "queued", phone, None), (3, None));
+        assert_eq!(
+            step(later + 1, "one", "confirmed", phone, delivered),
+            (3, Some(1))
+        );
+        // An end long ago.
+        let later = 2 * later;
+        assert_eq!(step(later, "one", "queued", tv, None), (4, None));
     }
 
     #[test]
