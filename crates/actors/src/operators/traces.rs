@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +54,9 @@ const LONG_AGO: Duration = Duration::from_secs(10);
 
 /// Places of a stanza's beginning that are known again.
 const MET: usize = 16;
+
+/// Keys by which one stanza is known, and as many places in logs; the last ones.
+const NAMES: usize = 8;
 
 /// A part of a node's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -445,13 +448,16 @@ fn parts(events: Vec<Event>, left_out: u64) -> Vec<Part> {
 #[derive(Default)]
 struct Stanzas {
     by_key: HashMap<u64, u64>,
-    /// By account and place in its log: what is read from a log has changed on the way.
-    by_entry: HashMap<(String, u64), u64>,
+    /// What is read from a log has changed on the way.
+    by_entry: HashMap<Entry, u64>,
     known: HashMap<u64, Known>,
     /// In the order of their numbers.
     order: VecDeque<u64>,
     next: u64,
 }
+
+/// An account and a place in its log.
+type Entry = (String, u64);
 
 struct Known {
     at: u64,
@@ -459,8 +465,8 @@ struct Known {
     is_over: bool,
     /// The places where it was met, by their hashes; the first ones.
     met: Vec<u64>,
-    key: u64,
-    entry: Option<(String, u64)>,
+    keys: VecDeque<u64>,
+    entries: VecDeque<Entry>,
 }
 
 impl Stanzas {
@@ -476,7 +482,6 @@ impl Stanzas {
         let number = number.filter(|_| !is_new);
         let is_first = number.is_none();
         let number = number.unwrap_or_else(|| self.begin());
-        self.by_key.insert(event.key, number);
         let mut after_us = None;
         if let Some(known) = self.known.get_mut(&number) {
             after_us = Some(event.at.saturating_sub(known.at)).filter(|_| !is_first);
@@ -485,13 +490,10 @@ impl Stanzas {
             if event.look.is_some() && known.met.len() < MET && !known.met.contains(&place) {
                 known.met.push(place);
             }
-            known.key = event.key;
-            if entry.is_some() {
-                known.entry.clone_from(&entry);
+            remember(&mut self.by_key, &mut known.keys, event.key, number);
+            if let Some(entry) = entry {
+                remember(&mut self.by_entry, &mut known.entries, entry, number);
             }
-        }
-        if let Some(entry) = entry {
-            self.by_entry.insert(entry, number);
         }
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(event.at));
         Step {
@@ -533,8 +535,8 @@ impl Stanzas {
             at: 0,
             is_over: false,
             met: Vec::new(),
-            key: 0,
-            entry: None,
+            keys: VecDeque::new(),
+            entries: VecDeque::new(),
         };
         self.known.insert(number, known);
         self.order.push_back(number);
@@ -548,17 +550,40 @@ impl Stanzas {
         let Some(oldest) = self.order.pop_front() else {
             return;
         };
-        let Some(Known { key, entry, .. }) = self.known.remove(&oldest) else {
+        let Some(Known { keys, entries, .. }) = self.known.remove(&oldest) else {
             return;
         };
-        if self.by_key.get(&key) == Some(&oldest) {
-            self.by_key.remove(&key);
+        for key in keys {
+            forget(&mut self.by_key, &key, oldest);
         }
-        if let Some(entry) = entry
-            && self.by_entry.get(&entry) == Some(&oldest)
-        {
-            self.by_entry.remove(&entry);
+        for entry in entries {
+            forget(&mut self.by_entry, &entry, oldest);
         }
+    }
+}
+
+/// A stanza is known by one more name: a key, or a place in a log. Its oldest name goes if it has too many.
+fn remember<N: Clone + Eq + Hash>(
+    by_name: &mut HashMap<N, u64>,
+    names: &mut VecDeque<N>,
+    name: N,
+    number: u64,
+) {
+    if by_name.insert(name.clone(), number) == Some(number) {
+        return;
+    }
+    names.push_back(name);
+    if names.len() > NAMES
+        && let Some(oldest) = names.pop_front()
+    {
+        forget(by_name, &oldest, number);
+    }
+}
+
+/// A stanza is not known by this name any more; another one may be.
+fn forget<N: Eq + Hash>(by_name: &mut HashMap<N, u64>, name: &N, number: u64) {
+    if by_name.get(name) == Some(&number) {
+        by_name.remove(name);
     }
 }
 
@@ -660,6 +685,41 @@ mod tests {
         // An end long ago.
         let later = 2 * later;
         assert_eq!(step(later, "one", "queued", tv, None), (4, None));
+    }
+
+    #[test]
+    fn all_that_stanzas_are_known_by_is_forgotten_with_them() {
+        let mut stanzas = Stanzas::default();
+        for number in 0..2 * KNOWN as u64 {
+            for (account, part) in [("ann@x", 0), ("bob@x", 1)] {
+                let event = Event {
+                    entry: Some(number),
+                    resource: Some(format!("{account}/desk")),
+                    ..event(number, "queued", 2 * number + part)
+                };
+                stanzas.step(String::new(), event);
+            }
+            // Its content has changed on its way through the log.
+            for change in 0..3_u64 {
+                let event = Event {
+                    entry: Some(number),
+                    ..event(number, "queued", ((change + 1) << 32) + number)
+                };
+                stanzas.step(String::new(), event);
+            }
+        }
+        assert_eq!(stanzas.known.len(), KNOWN);
+        let known = |number: &u64| stanzas.known.contains_key(number);
+        assert!(
+            stanzas.by_key.values().all(known),
+            "{}",
+            stanzas.by_key.len()
+        );
+        assert!(
+            stanzas.by_entry.values().all(known),
+            "{}",
+            stanzas.by_entry.len()
+        );
     }
 
     #[test]
