@@ -173,7 +173,14 @@ enum What {
     /// So has happened.
     Part(Part),
     /// It does not take part any more.
-    Silent(String),
+    Silent(Absence),
+}
+
+/// Why a node takes no part.
+struct Absence {
+    why: String,
+    /// The node, if it is to be asked again: it is not its fault.
+    ask_again: Option<Epoch>,
 }
 
 struct Held {
@@ -264,7 +271,12 @@ impl Tracing {
     fn take(&mut self, Told { node, what }: Told) {
         match what {
             What::Begins => self.ready.push_back(line(node, true, None)),
-            What::Silent(why) => self.ready.push_back(line(node, false, Some(why))),
+            What::Silent(Absence { why, ask_again }) => {
+                if let Some(epoch) = ask_again {
+                    self.asked.remove(&epoch);
+                }
+                self.ready.push_back(line(node, false, Some(why)));
+            }
             What::Part(Part { events, left_out }) => {
                 let until = Instant::now() + HOLD;
                 self.held.extend(events.into_iter().map(|event| Held {
@@ -359,11 +371,22 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
     };
     let listen = async {
         let cluster = node.cluster.as_ref().ok_or(None)?;
-        let silent = |why: Silence| Some(why.to_string());
+        // Whoever reads was too slow. This is told, and it is asked again, only when they read on.
+        let silent = |silence: Silence| {
+            let is_ours = silence == Silence::Overrun;
+            Some(Absence {
+                why: silence.to_string(),
+                ask_again: is_ours.then_some(info.epoch),
+            })
+        };
+        let gone = |why| {
+            let ask_again = None;
+            Some(Absence { why, ask_again })
+        };
         let mut answer = cluster.ask_operator(info.epoch, question).map_err(silent)?;
         while let Some(text) = answer.next(PATIENCE).await.map_err(silent)? {
             let Ok(part) = serde_json::from_str::<Part>(&text) else {
-                return Err(Some(why_refused(&text)));
+                return Err(gone(why_refused(&text)));
             };
             if !std::mem::replace(&mut begun, true) {
                 tell(What::Begins).await?;
@@ -372,13 +395,13 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
                 tell(What::Part(part)).await?;
             }
         }
-        Err(Some("has stopped to trace".to_owned()))
+        Err(gone("has stopped to trace".to_owned()))
     };
-    let ended: Result<(), Option<String>> = listen.await;
-    if let Err(Some(why)) = ended {
-        tracing::warn!(node = %info.name, %why, "a trace on another node");
+    let ended: Result<(), Option<Absence>> = listen.await;
+    if let Err(Some(absence)) = ended {
+        tracing::warn!(node = %info.name, why = %absence.why, "a trace on another node");
         // Nobody may read any more.
-        let _ = tell(What::Silent(why)).await;
+        let _ = tell(What::Silent(absence)).await;
     }
 }
 
