@@ -337,7 +337,8 @@ async fn traces_are_few_and_end_with_whoever_looks() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("4 traces"));
 
-    command.interrupt().await;
+    let ended = command.interrupt().await;
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
     traces_run(&server, 3.0).await;
     traces.pop();
     traces_run(&server, 2.0).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rookery_proto::jid::Jid;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::text;
 use crate::config::Config;
@@ -35,14 +36,15 @@ pub(crate) async fn run(config: &Config, wanted: Wanted) -> anyhow::Result<ExitC
         bodies: wanted.bodies,
         time_ms: u64::try_from(wanted.time.as_millis()).unwrap_or(u64::MAX),
     };
+    // Before anything is said: from then on it may be interrupted.
+    let mut interrupted = signal(SignalKind::interrupt()).context("signals cannot be received")?;
     let mut conversation = control::ask(&config.server.data_dir, &request).await?;
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut code = ExitCode::SUCCESS;
     loop {
         let reply = tokio::select! {
             reply = conversation.next() => reply?,
             // The server notices that nobody listens any more.
-            _ = interrupted.as_mut() => return Ok(code),
+            _ = interrupted.recv() => return Ok(code),
         };
         let line = match reply {
             Reply::Line { line } => line,
