@@ -324,27 +324,21 @@ impl Pace {
 
 impl Trace {
     fn is_about(&self, stanza: &Stanza, step: &Step<'_>) -> bool {
-        let is_it = |jid: &Jid| {
-            if self.jid.is_bare() {
-                jid.bare_str() == self.jid.as_str()
-            } else {
-                jid.as_str() == self.jid.as_str()
-            }
-        };
-        let is_client = |resource: &FullJid| {
-            if self.jid.is_bare() {
-                resource.bare_str() == self.jid.as_str()
-            } else {
-                resource.as_str() == self.jid.as_str()
-            }
-        };
-        stanza.from.as_ref().is_some_and(is_it)
-            || stanza.to.as_ref().is_some_and(is_it)
-            || step.resource.is_some_and(is_client)
+        let has = |jid: &Jid| self.is_of(jid.bare_str(), jid.as_str());
+        stanza.from.as_ref().is_some_and(has)
+            || stanza.to.as_ref().is_some_and(has)
+            || step
+                .resource
+                .is_some_and(|client| self.is_of(client.bare_str(), client.as_str()))
             || step
                 .accounts
                 .iter()
                 .any(|account| account.as_str() == self.jid.as_str())
+    }
+
+    /// Whether an address is the one that is traced, or one of its sessions.
+    fn is_of(&self, bare: &str, whole: &str) -> bool {
+        self.jid.as_str() == if self.jid.is_bare() { bare } else { whole }
     }
 
     fn note(&self, stage: Stage, stanza: &Stanza, step: &Step<'_>) {
