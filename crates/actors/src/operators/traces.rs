@@ -177,10 +177,28 @@ enum What {
 }
 
 /// Why a node takes no part.
+#[derive(Debug, PartialEq, Eq)]
 struct Absence {
     why: String,
-    /// The node, if it is to be asked again: it is not its fault.
+    /// The node, if it is to be asked again.
     ask_again: Option<Epoch>,
+}
+
+impl Absence {
+    fn new(why: impl Into<String>) -> Self {
+        let why = why.into();
+        let ask_again = None;
+        Self { why, ask_again }
+    }
+
+    /// The node has said nothing, or too much. The latter is no fault of it: whoever reads is too slow, and
+    /// it is asked again when they have read so far.
+    fn after(silence: Silence, node: Epoch) -> Self {
+        Self {
+            ask_again: (silence == Silence::Overrun).then_some(node),
+            ..Self::new(silence.to_string())
+        }
+    }
 }
 
 struct Held {
@@ -371,22 +389,11 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
     };
     let listen = async {
         let cluster = node.cluster.as_ref().ok_or(None)?;
-        // Whoever reads was too slow. This is told, and it is asked again, only when they read on.
-        let silent = |silence: Silence| {
-            let is_ours = silence == Silence::Overrun;
-            Some(Absence {
-                why: silence.to_string(),
-                ask_again: is_ours.then_some(info.epoch),
-            })
-        };
-        let gone = |why| {
-            let ask_again = None;
-            Some(Absence { why, ask_again })
-        };
+        let silent = |silence| Some(Absence::after(silence, info.epoch));
         let mut answer = cluster.ask_operator(info.epoch, question).map_err(silent)?;
         while let Some(text) = answer.next(PATIENCE).await.map_err(silent)? {
             let Ok(part) = serde_json::from_str::<Part>(&text) else {
-                return Err(gone(why_refused(&text)));
+                return Err(Some(Absence::new(why_refused(&text))));
             };
             if !std::mem::replace(&mut begun, true) {
                 tell(What::Begins).await?;
@@ -395,7 +402,7 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
                 tell(What::Part(part)).await?;
             }
         }
-        Err(gone("has stopped to trace".to_owned()))
+        Err(Some(Absence::new("has stopped to trace")))
     };
     let ended: Result<(), Option<Absence>> = listen.await;
     if let Err(Some(absence)) = ended {
@@ -820,6 +827,21 @@ mod tests {
         let events: usize = parts.iter().map(|part| part.events.len()).sum();
         assert_eq!(events, 9);
         assert_eq!(parts.iter().map(|part| part.left_out).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn only_a_node_that_was_too_quick_is_asked_again() {
+        let node = Epoch(7);
+        let ask_again = |silence| Absence::after(silence, node).ask_again;
+        assert_eq!(ask_again(Silence::Overrun), Some(node));
+        for silence in [
+            Silence::Older,
+            Silence::Congested,
+            Silence::Late,
+            Silence::Misunderstood,
+        ] {
+            assert_eq!(ask_again(silence), None, "{silence}");
+        }
     }
 
     #[test]
