@@ -504,7 +504,7 @@ async fn a_node_serves_on_between_not_being_ready_and_the_drain() {
     ann.expect(chat_from("ben@localhost/desk", "still here?"))
         .await;
     // Somebody who lost patience; the server is not to be told.
-    drain.interrupt().await;
+    drain.kill().await;
     assert_eq!(server.admin("/readyz").await.status, 503);
     ann.expect_nothing_from(&mut ben).await;
 }

@@ -1,39 +1,11 @@
 //! `rookery trace` and its call of the API: the way of a stanza through several nodes.
 
-use rookery_tests::api::{self, Api, Following};
+use rookery_tests::api::{self, Api};
 use rookery_tests::eventually;
 use rookery_tests::prelude::*;
 use serde_json::{Value, json};
 
 use crate::administration::all_know_each_other;
-
-/// Starts a trace, and waits until it runs on so many nodes.
-async fn trace<'a>(api: &'a Api<'_>, query: &str, nodes: usize) -> Following<'a> {
-    let mut trace = api.follow(&format!("/api/v1/trace?{query}")).await;
-    let mut tracing = 0;
-    while tracing < nodes {
-        let line = trace.next().await.expect("a line");
-        if line["line"] == "node" {
-            assert_eq!(line["tracing"], true, "{line}");
-            tracing += 1;
-        }
-    }
-    trace
-}
-
-async fn until(trace: &mut Following<'_>, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
-    let mut stages = Vec::new();
-    loop {
-        let line = trace.next().await.expect("a line");
-        if line["line"] == "stage" {
-            let is_end = is_last(&line);
-            stages.push(line);
-            if is_end {
-                return stages;
-            }
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_message_is_followed_from_node_to_node() {
@@ -47,14 +19,16 @@ async fn a_message_is_followed_from_node_to_node() {
     // One that has nothing to do with it is asked.
     let api = Api::of(cluster.node(2)).await;
     for jid in ["alice@localhost", "bob@localhost%2Fphone"] {
-        let mut trace = trace(&api, &format!("jid={jid}"), 3).await;
+        let mut trace = api
+            .trace(&format!("jid={jid}"), &["node0", "node1", "node2"])
+            .await;
         alice
             .send(chat_to("bob@localhost/phone", "psst").with_attr("id", "m1"))
             .await;
         bob.expect(chat_from("alice@localhost/desk", "psst")).await;
         bob.acknowledge().await;
         let is_end = |line: &Value| line["stage"] == "confirmed" && line["id"] == "m1";
-        let mut stages = until(&mut trace, is_end).await;
+        let mut stages = trace.until(is_end).await;
         // What was sent before may still be under way.
         stages.retain(|line| line["id"] == "m1");
         let way: Vec<_> = stages
@@ -107,12 +81,12 @@ async fn presence_and_requests_are_followed_from_node_to_node() {
     let mut bob = cluster.online(1, "bob/phone").await;
     befriend(&mut alice, &mut bob).await;
     let api = Api::of(cluster.node(0)).await;
-    let mut trace = trace(&api, "jid=bob@localhost", 2).await;
+    let mut trace = api.trace("jid=bob@localhost", &["node0", "node1"]).await;
     alice.send(priority(3).with_attr("id", "a1")).await;
     alice.expect(available_from("alice@localhost/desk")).await;
     bob.expect(available_from("alice@localhost/desk")).await;
     let is_shown = |line: &Value| line["id"] == "a1" && line["stage"] == "confirmed";
-    let mut stages = until(&mut trace, is_shown).await;
+    let mut stages = trace.until(is_shown).await;
     stages.retain(|line| line["id"] == "a1");
     let way: Vec<_> = stages
         .iter()
@@ -138,7 +112,7 @@ async fn presence_and_requests_are_followed_from_node_to_node() {
         .with_attr("id", "p1");
     alice.send(ping).await;
     let is_ping = |line: &Value| line["id"] == "p1" && line["stage"] == "confirmed";
-    let mut stages = until(&mut trace, is_ping).await;
+    let mut stages = trace.until(is_ping).await;
     stages.retain(|line| line["id"] == "p1");
     let way: Vec<_> = stages
         .iter()
@@ -169,7 +143,7 @@ async fn nodes_come_and_go_while_a_trace_runs() {
     all_know_each_other(&cluster).await;
     {
         let api = Api::of(cluster.node(0)).await;
-        let mut trace = trace(&api, "jid=alice@localhost", 2).await;
+        let mut trace = api.trace("jid=alice@localhost", &["node0", "node1"]).await;
         cluster.node(1).signal("STOP");
         let gone = loop {
             let line = trace.next().await.expect("a line");

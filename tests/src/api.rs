@@ -82,6 +82,22 @@ impl<'s> Api<'s> {
         }
     }
 
+    /// Starts a trace with this query, and waits until it runs on these nodes; a single node has no name.
+    pub async fn trace(&self, query: &str, nodes: &[&str]) -> Following<'_> {
+        let mut trace = self.follow(&format!("/api/v1/trace?{query}")).await;
+        let mut awaited = nodes.to_vec();
+        while !awaited.is_empty() {
+            let line = trace.next().await.expect("a line");
+            // Stanzas from before may be under way.
+            if line["line"] == "node" {
+                assert_eq!(line["tracing"], true, "{line}");
+                let it = awaited.iter().position(|node| line["node"] == *node);
+                awaited.remove(it.unwrap_or_else(|| panic!("{line}")));
+            }
+        }
+        trace
+    }
+
     fn compare(&self, method: &str, path: &str, response: &Response, answer: &Value) {
         let path = path.split('?').next().unwrap_or_default();
         let paths = self.description["paths"].as_object().expect("paths");
@@ -208,6 +224,24 @@ impl Following<'_> {
         };
         self.api.compare("GET", &self.path, &response, &value);
         Some(value)
+    }
+
+    /// The stages of a trace until one `is_last`, with that.
+    ///
+    /// Panics if something is missing.
+    pub async fn until(&mut self, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut stages = Vec::new();
+        loop {
+            let line = self.next().await.expect("a line");
+            match line["line"].as_str() {
+                Some("stage") => stages.push(line),
+                Some("alive") => continue,
+                _ => panic!("{line}"),
+            }
+            if stages.last().is_some_and(&is_last) {
+                return stages;
+            }
+        }
     }
 }
 

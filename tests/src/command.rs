@@ -5,6 +5,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
+use crate::services::signal;
 use crate::within;
 
 /// A command under way; killed when it is dropped.
@@ -48,8 +49,14 @@ impl UnderWay {
     }
 
     /// Kills it.
-    pub async fn interrupt(mut self) {
+    pub async fn kill(mut self) {
         self.process.kill().await.expect("it runs");
+    }
+
+    /// Interrupts it (SIGINT), as Ctrl+C does, and waits until it has ended.
+    pub async fn interrupt(self) -> ExitStatus {
+        signal(self.process.id().expect("it was not waited for"), "INT");
+        self.ended().await
     }
 
     /// Waits until it has ended.

@@ -296,7 +296,7 @@ impl TestServer {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        signal(self.process.as_ref().expect("the server runs"), name);
+        signal(self.pid(), name);
     }
 
     /// Its number for the system, while it runs.

@@ -21,8 +21,8 @@ pub fn free_port() -> u16 {
 }
 
 /// Sends a signal by its name (`TERM`, `QUIT`, `STOP`, …) to a process.
-pub fn signal(child: &Child, name: &str) {
-    let command = format!("kill -{name} {}", child.id());
+pub fn signal(process: u32, name: &str) {
+    let command = format!("kill -{name} {process}");
     let status = Command::new("sh")
         .args(["-c", &command])
         .status()
@@ -69,7 +69,7 @@ impl Redis {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        signal(self.process.as_ref().expect("Redis runs"), name);
+        signal(self.process.as_ref().expect("Redis runs").id(), name);
     }
 
     /// Kills it with all that it held.
@@ -245,7 +245,7 @@ impl Postgres {
             Shutdown::Fast => "INT",
             Shutdown::Immediate => "QUIT",
         };
-        signal(&process, name);
+        signal(process.id(), name);
         process.wait().expect("it was our child");
     }
 

@@ -14,7 +14,6 @@ use crate::account::{Account, Resource};
 use crate::outbox::Outgoing;
 use crate::router::Place;
 use crate::shard::{Parcel, Shard, Work};
-use crate::trace::{self, Stage};
 
 impl Shard {
     /// A client's message is on its way: once, its user's other clients get copies (§8).
@@ -113,10 +112,7 @@ impl Shard {
             except,
         };
         for epoch in &nodes {
-            trace::stage(Stage::ToNode, &copy, |step| {
-                step.to(std::slice::from_ref(account))
-                    .detail(cluster.name_of(*epoch))
-            });
+            self.trace_to_node(&copy, *epoch, |step| step.to(std::slice::from_ref(account)));
         }
         cluster.tell(nodes, &frame);
     }

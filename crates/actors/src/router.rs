@@ -37,7 +37,7 @@ use crate::outbox::Outgoing;
 use crate::presence_list::{InboundSubscription, Probe};
 use crate::reply;
 use crate::shard::{Broadcast, Parcel, Shard, Work};
-use crate::trace::{self, Stage};
+use crate::trace::{self, Stage, Step};
 
 /// How often a stanza is looked up again before it counts as undeliverable.
 const MAX_HOPS: u8 = 3;
@@ -592,7 +592,7 @@ impl Shard {
             let now = trace::now();
             match self.send_frame(epoch, frame) {
                 Ok(()) => {
-                    self.trace_to_node(&parcel, epoch, now);
+                    self.trace_parcel_to_node(&parcel, epoch, now);
                     is_taken = true;
                     parcel.counts = false;
                 }
@@ -693,9 +693,21 @@ impl Shard {
     }
 
     /// The node that it went to may be quicker than this one.
-    fn trace_to_node(&self, parcel: &Parcel, to: Epoch, when: Option<SystemTime>) {
-        trace::stage(Stage::ToNode, &parcel.stanza, |step| {
-            let step = step.entry(parcel.entry).when(when);
+    fn trace_parcel_to_node(&self, parcel: &Parcel, to: Epoch, when: Option<SystemTime>) {
+        self.trace_to_node(&parcel.stanza, to, |step| {
+            step.entry(parcel.entry).when(when)
+        });
+    }
+
+    /// A stanza went to another node.
+    pub(crate) fn trace_to_node<'s>(
+        &self,
+        stanza: &'s Stanza,
+        to: Epoch,
+        more: impl FnOnce(Step<'s>) -> Step<'s>,
+    ) {
+        trace::stage(Stage::ToNode, stanza, |step| {
+            let step = more(step);
             match &self.node().cluster {
                 Some(cluster) => step.detail(cluster.name_of(to)),
                 None => step,
@@ -730,7 +742,7 @@ impl Shard {
             let ready = tokio::time::timeout(limit, cluster.bus.ready(to)).await;
             let now = trace::now();
             if ready.is_ok() && cluster.send(to, frame).is_ok() {
-                shard.trace_to_node(&parcel, to, now);
+                shard.trace_parcel_to_node(&parcel, to, now);
                 return;
             }
             shard.give_up(Work::Route(parcel), &Condition::ResourceConstraint.into());
@@ -933,13 +945,7 @@ impl Shard {
         elsewhere: hashbrown::HashMap<Epoch, Vec<BareJid>>,
     ) {
         for (epoch, to) in elsewhere {
-            trace::stage(Stage::ToNode, stanza, |step| {
-                let step = step.to(&to);
-                match &self.node().cluster {
-                    Some(cluster) => step.detail(cluster.name_of(epoch)),
-                    None => step,
-                }
-            });
+            self.trace_to_node(stanza, epoch, |step| step.to(&to));
             let frame = Frame::Broadcast {
                 stanza: Stanza::clone(stanza),
                 to,

@@ -8,7 +8,7 @@
 //! is left out is counted. Nothing that is traced ever waits for whoever looks.
 //!
 //! What a stanza says is shown only if it was asked for, [`CONTENT_BYTES`] at most, and never where it
-//! carries passwords (`SECRET`).
+//! carries passwords (`is_secret`).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rookery_bus::LogRef;
+use rookery_features::xep0004_data_forms;
 use rookery_proto::error::StanzaError;
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::stanza::Stanza;
@@ -49,8 +50,10 @@ pub(crate) const MAX_EVENT_BYTES: usize = 64 * 1024;
 const CHILDREN: usize = 16;
 const NAME_BYTES: usize = 256;
 
-/// Namespaces of what is never shown: it may hold passwords.
+/// Namespaces of what is never shown: it may hold passwords under any name.
 const SECRET: &[&str] = &[
+    // Private storage (XEP-0049): whatever clients have put there.
+    "jabber:iq:private",
     "jabber:iq:register",
     "http://jabber.org/protocol/commands",
     "jabber:iq:auth",
@@ -321,27 +324,21 @@ impl Pace {
 
 impl Trace {
     fn is_about(&self, stanza: &Stanza, step: &Step<'_>) -> bool {
-        let is_it = |jid: &Jid| {
-            if self.jid.is_bare() {
-                jid.bare_str() == self.jid.as_str()
-            } else {
-                jid.as_str() == self.jid.as_str()
-            }
-        };
-        let is_client = |resource: &FullJid| {
-            if self.jid.is_bare() {
-                resource.bare_str() == self.jid.as_str()
-            } else {
-                resource.as_str() == self.jid.as_str()
-            }
-        };
-        stanza.from.as_ref().is_some_and(is_it)
-            || stanza.to.as_ref().is_some_and(is_it)
-            || step.resource.is_some_and(is_client)
+        let has = |jid: &Jid| self.is_of(jid.bare_str(), jid.as_str());
+        stanza.from.as_ref().is_some_and(has)
+            || stanza.to.as_ref().is_some_and(has)
+            || step
+                .resource
+                .is_some_and(|client| self.is_of(client.bare_str(), client.as_str()))
             || step
                 .accounts
                 .iter()
                 .any(|account| account.as_str() == self.jid.as_str())
+    }
+
+    /// Whether an address is the one that is traced, or one of its sessions.
+    fn is_of(&self, bare: &str, whole: &str) -> bool {
+        self.jid.as_str() == if self.jid.is_bare() { bare } else { whole }
     }
 
     fn note(&self, stage: Stage, stanza: &Stanza, step: &Step<'_>) {
@@ -432,9 +429,30 @@ fn look(stanza: &Stanza, bodies: bool) -> Look {
     look
 }
 
-/// Whether an element, or one inside, is never shown. The parser bounds the depth.
+/// Whether an element, or one inside, is never shown: by its namespace, as a password of any protocol (a
+/// bookmark, a room), or as a field of a form. The parser bounds the depth.
 fn is_secret(element: &Element) -> bool {
-    SECRET.contains(&element.ns()) || element.children().any(is_secret)
+    SECRET.contains(&element.ns())
+        || is_password(element.name())
+        || element.attrs().any(|attribute| {
+            let name = attribute.name();
+            is_password(name.rsplit(':').next().unwrap_or(name))
+        })
+        || is_secret_field(element)
+        || element.children().any(is_secret)
+}
+
+fn is_password(name: &str) -> bool {
+    name.eq_ignore_ascii_case("password")
+}
+
+/// A field of a form (XEP-0004) that says so itself or by its name: `muc#roomconfig_roomsecret`.
+fn is_secret_field(element: &Element) -> bool {
+    let var = element.attr("var").unwrap_or_default().to_ascii_lowercase();
+    element.is("field", xep0004_data_forms::NS)
+        && (element.attr("type") == Some("text-private")
+            || var.contains("password")
+            || var.contains("secret"))
 }
 
 /// A text that is not longer than that.
@@ -490,9 +508,20 @@ impl Listener {
         events
     }
 
-    /// How many events were left out since this was asked last.
-    pub(crate) fn left_out(&self) -> u64 {
-        self.trace.left_out.swap(0, Ordering::Relaxed)
+    /// The events that are left out.
+    pub(crate) fn left_out(&self) -> LeftOut {
+        LeftOut(Arc::clone(&self.trace))
+    }
+}
+
+/// Counts the events of a trace that are left out.
+#[derive(Debug)]
+pub(crate) struct LeftOut(Arc<Trace>);
+
+impl LeftOut {
+    /// How many they were since this was asked last.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.left_out.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -578,6 +607,11 @@ mod tests {
     #[test]
     fn passwords_are_never_shown() {
         let secret = "<password>psst</password>";
+        let form = |field: &str| {
+            format!(
+                "<x xmlns='jabber:x:data' type='submit'><field {field}><value>psst</value></field></x>"
+            )
+        };
         for payload in [
             format!("<query xmlns='jabber:iq:register'>{secret}</query>"),
             format!("<query xmlns='jabber:iq:&#114;egister'>{secret}</query>"),
@@ -585,6 +619,19 @@ mod tests {
             format!("<command xmlns='http://jabber.org/protocol/commands'>{secret}</command>"),
             format!("<x xmlns='urn:x'><y><q xmlns='jabber:iq:register'>{secret}</q></y></x>"),
             format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>{secret}</auth>"),
+            "<query xmlns='jabber:iq:private'><x xmlns='urn:x'>psst</x></query>".into(),
+            format!(
+                "<storage xmlns='storage:bookmarks'><conference>{secret}</conference></storage>"
+            ),
+            format!("<conference xmlns='urn:xmpp:bookmarks:1'>{secret}</conference>"),
+            format!("<x xmlns='http://jabber.org/protocol/muc'>{secret}</x>"),
+            format!("<x xmlns='http://jabber.org/protocol/muc#user'>{secret}</x>"),
+            "<x xmlns='jabber:x:conference' jid='r@x' password='psst'/>".into(),
+            "<x xmlns='urn:x'><y xmlns:p='urn:p' p:Password='psst'/></x>".into(),
+            "<x xmlns='urn:x'><p:password xmlns:p='urn:p'>psst</p:password></x>".into(),
+            form("type='text-private' var='x'"),
+            form("var='muc#roomconfig_roomsecret'"),
+            form("var='room-PASSWORD'"),
         ] {
             let iq = stanza(&format!("<iq type='set' id='1'>{payload}</iq>"));
             let look = look(&iq, true);

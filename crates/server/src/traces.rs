@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rookery_proto::jid::Jid;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::text;
 use crate::config::Config;
@@ -35,14 +36,15 @@ pub(crate) async fn run(config: &Config, wanted: Wanted) -> anyhow::Result<ExitC
         bodies: wanted.bodies,
         time_ms: u64::try_from(wanted.time.as_millis()).unwrap_or(u64::MAX),
     };
+    // Before anything is said: from then on it may be interrupted.
+    let mut interrupted = signal(SignalKind::interrupt()).context("signals cannot be received")?;
     let mut conversation = control::ask(&config.server.data_dir, &request).await?;
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut code = ExitCode::SUCCESS;
     loop {
         let reply = tokio::select! {
             reply = conversation.next() => reply?,
             // The server notices that nobody listens any more.
-            _ = interrupted.as_mut() => return Ok(code),
+            _ = interrupted.recv() => return Ok(code),
         };
         let line = match reply {
             Reply::Line { line } => line,
@@ -65,73 +67,69 @@ pub(crate) async fn run(config: &Config, wanted: Wanted) -> anyhow::Result<ExitC
 
 /// A line for people; `None` if there is nothing to say.
 fn said(line: &Value) -> Option<String> {
-    let node = match text(&line["node"]) {
-        "" => "this node",
+    let node = match shown(&line["node"]) {
+        name if name.is_empty() => "this node".into(),
         name => name,
     };
-    let said = match text(&line["line"]) {
-        "node" if line["tracing"] == true => format!("tracing on {node}"),
-        "node" => format!("NOT tracing on {node}: it {}", text(&line["reason"])),
-        "left-out" => format!("{} events of {node} were left out", line["events"]),
-        "end" => "the time is up".into(),
-        "stage" => stage(line),
-        _ => return None,
-    };
-    Some(printable(&said))
+    match text(&line["line"]) {
+        "node" if line["tracing"] == true => Some(format!("tracing on {node}")),
+        "node" => Some(format!(
+            "NOT tracing on {node}: it {}",
+            shown(&line["reason"])
+        )),
+        "left-out" => Some(format!("{} events of {node} were left out", line["events"])),
+        "end" => Some("the time is up".into()),
+        "stage" => Some(stage(line)),
+        _ => None,
+    }
 }
 
 fn stage(line: &Value) -> String {
     let mut said = format!(
         "{} #{:<3} {:<10} {:<11} {:>10}",
         // The day is the same, or known.
-        text(&line["at"])
+        shown(&line["at"])
             .split_once('T')
             .map_or("", |(_, time)| time.trim_end_matches('Z')),
         line["stanza"].to_string(),
-        text(&line["node"]),
-        text(&line["stage"]),
+        shown(&line["node"]),
+        shown(&line["stage"]),
         line["after_us"].as_u64().map_or_else(String::new, duration),
     );
     if !line["size"].is_null() {
         push_stanza(&mut said, line);
     }
-    for (before, what) in [
-        ("  at ", text(&line["resource"])),
-        ("  log entry ", text(&line["entry"])),
-        ("  ", text(&line["detail"])),
-        ("  => ", text(&line["outcome"])),
-    ] {
-        if !what.is_empty() {
-            said.push_str(before);
-            said.push_str(what);
-        }
-    }
-    if let Some(content) = line["content"].as_str() {
-        said.push_str("\n    ");
-        said.push_str(content);
-    }
-    if let Some(why) = line["withheld"].as_str() {
-        said.push_str("\n    what it says is not shown, or not all of it: ");
-        said.push_str(why);
-    }
+    push_all(
+        &mut said,
+        line,
+        [
+            ("  at ", "resource"),
+            ("  log entry ", "entry"),
+            ("  ", "detail"),
+            ("  => ", "outcome"),
+            ("\n    ", "content"),
+            (
+                "\n    what it says is not shown, or not all of it: ",
+                "withheld",
+            ),
+        ],
+    );
     said
 }
 
 /// What a stanza is like.
 fn push_stanza(said: &mut String, line: &Value) {
-    said.push_str("  ");
-    said.push_str(text(&line["kind"]));
-    for (before, what) in [
-        (" ", text(&line["type"])),
-        (" from ", text(&line["from"])),
-        (" to ", text(&line["to"])),
-        (", id ", text(&line["id"])),
-    ] {
-        if !what.is_empty() {
-            said.push_str(before);
-            said.push_str(what);
-        }
-    }
+    push_all(
+        said,
+        line,
+        [
+            ("  ", "kind"),
+            (" ", "type"),
+            (" from ", "from"),
+            (" to ", "to"),
+            (", id ", "id"),
+        ],
+    );
     // Writing to a String does not fail.
     let _ = write!(said, ", {} bytes", line["size"]);
     for (number, child) in line["children"]
@@ -141,9 +139,20 @@ fn push_stanza(said: &mut String, line: &Value) {
         .enumerate()
     {
         said.push_str(if number == 0 { ": " } else { ", " });
-        said.push_str(text(&child["name"]));
+        said.push_str(&shown(&child["name"]));
         if child["ns"] != "jabber:client" {
-            let _ = write!(said, " ({})", text(&child["ns"]));
+            let _ = write!(said, " ({})", shown(&child["ns"]));
+        }
+    }
+}
+
+/// Adds those fields that there are, each after its words.
+fn push_all<const N: usize>(said: &mut String, line: &Value, fields: [(&str, &str); N]) {
+    for (before, field) in fields {
+        let what = shown(&line[field]);
+        if !what.is_empty() {
+            said.push_str(before);
+            said.push_str(&what);
         }
     }
 }
@@ -157,17 +166,49 @@ fn duration(micros: u64) -> String {
     }
 }
 
-/// What users wrote has no power over a terminal.
+/// A field as it is shown. Each is made harmless by itself: line breaks between them are ours.
+fn shown(field: &Value) -> String {
+    printable(text(field))
+}
+
+/// What users wrote has no power over a terminal, begins no line, and is read in the order in which it was
+/// written.
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' {
+        if c.is_control() || is_format_control(c) {
             printable.extend(c.escape_default());
         } else {
             printable.push(c);
         }
     }
     printable
+}
+
+/// Whether a character is not seen itself but may change how others are (Unicode: Cf, Zl, Zp).
+fn is_format_control(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -206,6 +247,42 @@ mod tests {
             said(&away).unwrap(),
             "NOT tracing on two: it did not answer"
         );
+    }
+
+    /// No line of their own, no text that runs backwards, nothing that cannot be seen.
+    #[test]
+    fn what_users_write_stays_where_it_is_shown() {
+        let forged =
+            "x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
+        let harmless =
+            r"x\n00:00:00 #1 forged\r\u{2028}\u{1b}[2J\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041}y";
+        let everywhere = json!({
+            "line": "stage", "stanza": 1, "node": forged, "at": format!("T{forged}"), "stage": forged,
+            "kind": forged, "type": forged, "from": forged, "to": forged, "id": forged, "size": 20,
+            "children": [{ "name": forged, "ns": forged }], "resource": forged, "entry": forged,
+            "detail": forged, "outcome": forged, "content": forged, "withheld": forged,
+        });
+        let shown = said(&everywhere).unwrap();
+        assert_eq!(shown.matches(harmless).count(), 16, "{shown}");
+        // What it says and why that is not all stand below, as we put them there.
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert_eq!(lines[1], format!("    {harmless}"));
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'));
+        for line in [
+            json!({ "line": "node", "node": forged, "tracing": true }),
+            json!({ "line": "node", "node": forged, "tracing": false, "reason": forged }),
+            json!({ "line": "left-out", "node": forged, "events": 1 }),
+        ] {
+            let shown = said(&line).unwrap();
+            assert!(
+                shown.contains(harmless) && shown.lines().count() == 1,
+                "{shown}"
+            );
+        }
+        // The rest is as it was written.
+        let plain = "Grüße, \u{645}\u{631}\u{62d}\u{628}\u{627}, e\u{301}, \"'\\ \u{1f426}";
+        assert_eq!(printable(plain), plain);
     }
 
     #[test]

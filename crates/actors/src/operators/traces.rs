@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use super::questions::{Question, Refusal, to_text};
 use super::{Answering, MAX_PART_BYTES, Silence};
 use crate::node::NodeShared;
-use crate::trace::{self, Event, LONGEST, Listener, Look, MAX_EVENT_BYTES, TooMany, Wish};
+use crate::trace::{self, Event, LONGEST, LeftOut, Listener, Look, MAX_EVENT_BYTES, TooMany, Wish};
 
 /// How long events wait for those of other nodes that were before them.
 const HOLD: Duration = Duration::from_millis(250);
@@ -47,6 +48,15 @@ const TOLD: usize = 16;
 
 /// Stanzas that are known again.
 const KNOWN: usize = 4096;
+
+/// A stanza whose last stage was so long ago is probably at its end.
+const LONG_AGO: Duration = Duration::from_secs(10);
+
+/// Places of a stanza's beginning that are known again.
+const MET: usize = 16;
+
+/// Keys by which one stanza is known, and as many places in logs; the last ones.
+const NAMES: usize = 8;
 
 /// A part of a node's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +149,8 @@ pub struct Tracing {
     teller: mpsc::Sender<Told>,
     /// One for each node.
     tellers: JoinSet<()>,
+    /// Of this node, since that was told last.
+    left_out: LeftOut,
     asked: HashSet<Epoch>,
     look_at: Instant,
     /// Events that wait for those before them, in the order of their times.
@@ -161,7 +173,32 @@ enum What {
     /// So has happened.
     Part(Part),
     /// It does not take part any more.
-    Silent(String),
+    Silent(Absence),
+}
+
+/// Why a node takes no part.
+#[derive(Debug, PartialEq, Eq)]
+struct Absence {
+    why: String,
+    /// The node, if it is to be asked again.
+    ask_again: Option<Epoch>,
+}
+
+impl Absence {
+    fn new(why: impl Into<String>) -> Self {
+        let why = why.into();
+        let ask_again = None;
+        Self { why, ask_again }
+    }
+
+    /// The node has said nothing, or too much. The latter is no fault of it: whoever reads is too slow, and
+    /// it is asked again when they have read so far.
+    fn after(silence: Silence, node: Epoch) -> Self {
+        Self {
+            ask_again: (silence == Silence::Overrun).then_some(node),
+            ..Self::new(silence.to_string())
+        }
+    }
 }
 
 struct Held {
@@ -186,6 +223,7 @@ impl NodeShared {
             wish,
             told,
             tellers: JoinSet::new(),
+            left_out: listener.left_out(),
             asked: HashSet::new(),
             look_at: now,
             held: Vec::new(),
@@ -217,6 +255,11 @@ impl Tracing {
                 while let Ok(told) = self.told.try_recv() {
                     self.take(told);
                 }
+                let events = self.left_out.take();
+                if events > 0 {
+                    let node = self.node.name();
+                    self.ready.push_back(Line::LeftOut { node, events });
+                }
                 self.release(None);
                 self.ready.push_back(Line::End);
                 self.is_over = true;
@@ -246,7 +289,12 @@ impl Tracing {
     fn take(&mut self, Told { node, what }: Told) {
         match what {
             What::Begins => self.ready.push_back(line(node, true, None)),
-            What::Silent(why) => self.ready.push_back(line(node, false, Some(why))),
+            What::Silent(Absence { why, ask_again }) => {
+                if let Some(epoch) = ask_again {
+                    self.asked.remove(&epoch);
+                }
+                self.ready.push_back(line(node, false, Some(why)));
+            }
             What::Part(Part { events, left_out }) => {
                 let until = Instant::now() + HOLD;
                 self.held.extend(events.into_iter().map(|event| Held {
@@ -307,12 +355,16 @@ impl Tracing {
 /// Tells what this node sees.
 async fn tell(mut listener: Listener, node: String, to: mpsc::Sender<Told>) {
     loop {
-        // Whoever reads ends this task.
-        let events = listener.next(EVENTS_A_PART, LONGEST).await;
-        let left_out = listener.left_out();
+        // Whoever reads ends this task. Events that are left out wake nobody: it is looked for them.
+        let events = listener.next(EVENTS_A_PART, ALIVE).await;
+        let left_out = listener.left_out().take();
+        let part = Part { events, left_out };
+        if part == Part::default() {
+            continue;
+        }
         let told = Told {
             node: node.clone(),
-            what: What::Part(Part { events, left_out }),
+            what: What::Part(part),
         };
         if to.send(told).await.is_err() {
             return;
@@ -337,11 +389,11 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
     };
     let listen = async {
         let cluster = node.cluster.as_ref().ok_or(None)?;
-        let silent = |why: Silence| Some(why.to_string());
+        let silent = |silence| Some(Absence::after(silence, info.epoch));
         let mut answer = cluster.ask_operator(info.epoch, question).map_err(silent)?;
         while let Some(text) = answer.next(PATIENCE).await.map_err(silent)? {
             let Ok(part) = serde_json::from_str::<Part>(&text) else {
-                return Err(Some(why_refused(&text)));
+                return Err(Some(Absence::new(why_refused(&text))));
             };
             if !std::mem::replace(&mut begun, true) {
                 tell(What::Begins).await?;
@@ -350,13 +402,13 @@ async fn ask(node: Arc<NodeShared>, info: NodeInfo, question: String, to: mpsc::
                 tell(What::Part(part)).await?;
             }
         }
-        Err(Some("has stopped to trace".to_owned()))
+        Err(Some(Absence::new("has stopped to trace")))
     };
-    let ended: Result<(), Option<String>> = listen.await;
-    if let Err(Some(why)) = ended {
-        tracing::warn!(node = %info.name, %why, "a trace on another node");
+    let ended: Result<(), Option<Absence>> = listen.await;
+    if let Err(Some(absence)) = ended {
+        tracing::warn!(node = %info.name, why = %absence.why, "a trace on another node");
         // Nobody may read any more.
-        let _ = tell(What::Silent(why)).await;
+        let _ = tell(What::Silent(absence)).await;
     }
 }
 
@@ -383,7 +435,7 @@ pub(super) async fn answer(wish: Wish, mut answering: Answering) {
     let end = Instant::now() + wish.time.min(LONGEST);
     let mut events = Vec::new();
     loop {
-        let left_out = listener.left_out();
+        let left_out = listener.left_out().take();
         for part in parts(events, left_out) {
             if answering.send(to_text(&part)).await.is_err() {
                 return;
@@ -426,18 +478,25 @@ fn parts(events: Vec<Event>, left_out: u64) -> Vec<Part> {
 #[derive(Default)]
 struct Stanzas {
     by_key: HashMap<u64, u64>,
-    /// By account and place in its log: what is read from a log has changed on the way.
-    by_entry: HashMap<(String, u64), u64>,
+    /// What is read from a log has changed on the way.
+    by_entry: HashMap<Entry, u64>,
     known: HashMap<u64, Known>,
     /// In the order of their numbers.
     order: VecDeque<u64>,
     next: u64,
 }
 
+/// An account and a place in its log.
+type Entry = (String, u64);
+
 struct Known {
     at: u64,
-    key: u64,
-    entry: Option<(String, u64)>,
+    /// Whether its last stage was an end. There may be others, as it may have several recipients.
+    is_over: bool,
+    /// The places where it was met, by their hashes; the first ones.
+    met: Vec<u64>,
+    keys: VecDeque<u64>,
+    entries: VecDeque<Entry>,
 }
 
 impl Stanzas {
@@ -447,23 +506,24 @@ impl Stanzas {
         let entry = account.zip(event.entry);
         // A client may use an `id` again.
         let is_new = event.stage == "accepted";
+        let place = place(&node, &event);
         let by_entry = entry.as_ref().and_then(|entry| self.by_entry.get(entry));
-        let number = by_entry.or_else(|| self.by_key.get(&event.key)).copied();
+        let number = by_entry.copied().or_else(|| self.by_key(&event, place));
         let number = number.filter(|_| !is_new);
         let is_first = number.is_none();
         let number = number.unwrap_or_else(|| self.begin());
-        self.by_key.insert(event.key, number);
         let mut after_us = None;
         if let Some(known) = self.known.get_mut(&number) {
             after_us = Some(event.at.saturating_sub(known.at)).filter(|_| !is_first);
             known.at = event.at;
-            known.key = event.key;
-            if entry.is_some() {
-                known.entry.clone_from(&entry);
+            known.is_over = event.outcome.is_some() && event.stage != "committed";
+            if event.look.is_some() && known.met.len() < MET && !known.met.contains(&place) {
+                known.met.push(place);
             }
-        }
-        if let Some(entry) = entry {
-            self.by_entry.insert(entry, number);
+            remember(&mut self.by_key, &mut known.keys, event.key, number);
+            if let Some(entry) = entry {
+                remember(&mut self.by_entry, &mut known.entries, entry, number);
+            }
         }
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(event.at));
         Step {
@@ -485,13 +545,28 @@ impl Stanzas {
         }
     }
 
+    /// The number of a stanza that is known by its key; none if this is probably another one that says the
+    /// same, as presence without an `id` does.
+    fn by_key(&self, event: &Event, place: u64) -> Option<u64> {
+        let number = *self.by_key.get(&event.key)?;
+        let known = self.known.get(&number)?;
+        let age = Duration::from_micros(event.at.saturating_sub(known.at));
+        // One of them alone may be true of a stanza that has several recipients, or that comes back.
+        let signs = [known.is_over, known.met.contains(&place), age >= LONG_AGO];
+        let is_another =
+            event.look.is_some() && signs.into_iter().filter(|is_true| *is_true).count() > 1;
+        Some(number).filter(|_| !is_another)
+    }
+
     fn begin(&mut self) -> u64 {
         self.next += 1;
         let number = self.next;
         let known = Known {
             at: 0,
-            key: 0,
-            entry: None,
+            is_over: false,
+            met: Vec::new(),
+            keys: VecDeque::new(),
+            entries: VecDeque::new(),
         };
         self.known.insert(number, known);
         self.order.push_back(number);
@@ -505,22 +580,56 @@ impl Stanzas {
         let Some(oldest) = self.order.pop_front() else {
             return;
         };
-        let Some(Known { key, entry, .. }) = self.known.remove(&oldest) else {
+        let Some(Known { keys, entries, .. }) = self.known.remove(&oldest) else {
             return;
         };
-        if self.by_key.get(&key) == Some(&oldest) {
-            self.by_key.remove(&key);
+        for key in keys {
+            forget(&mut self.by_key, &key, oldest);
         }
-        if let Some(entry) = entry
-            && self.by_entry.get(&entry) == Some(&oldest)
-        {
-            self.by_entry.remove(&entry);
+        for entry in entries {
+            forget(&mut self.by_entry, &entry, oldest);
         }
     }
 }
 
+/// A stanza is known by one more name: a key, or a place in a log. Its oldest name goes if it has too many.
+fn remember<N: Clone + Eq + Hash>(
+    by_name: &mut HashMap<N, u64>,
+    names: &mut VecDeque<N>,
+    name: N,
+    number: u64,
+) {
+    if by_name.insert(name.clone(), number) == Some(number) {
+        return;
+    }
+    names.push_back(name);
+    if names.len() > NAMES
+        && let Some(oldest) = names.pop_front()
+    {
+        forget(by_name, &oldest, number);
+    }
+}
+
+/// A stanza is not known by this name any more; another one may be.
+fn forget<N: Eq + Hash>(by_name: &mut HashMap<N, u64>, name: &N, number: u64) {
+    if by_name.get(name) == Some(&number) {
+        by_name.remove(name);
+    }
+}
+
+/// Where a stanza is met: the same one is not met there twice, unless it has come back.
+fn place(node: &str, event: &Event) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let resource = event.resource.as_deref();
+    (node, &event.stage, resource, event.detail.as_deref()).hash(&mut hasher);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
+    use rookery_proto::jid::Jid;
+    use rookery_proto::stanza::Stanza;
+
     use super::*;
 
     fn event(at: u64, stage: &'static str, key: u64) -> Event {
@@ -560,6 +669,89 @@ mod tests {
         assert_eq!(step(event(41, "queued", 1)), (3, Some(1), false));
     }
 
+    /// A client's presence has no `id`, and says the same again and again.
+    #[test]
+    fn what_is_sent_once_more_has_another_number() {
+        let mut stanzas = Stanzas::default();
+        let mut step =
+            |at, node: &str, stage, resource: Option<&str>, outcome: Option<&'static str>| {
+                let event = event(at, stage, 1);
+                let may_begin = ["from-node", "queued"].contains(&stage);
+                let event = Event {
+                    resource: resource.map(str::to_owned),
+                    outcome: outcome.map(Cow::from),
+                    look: event.look.filter(|_| may_begin),
+                    ..event
+                };
+                let step = stanzas.step(node.into(), event);
+                (step.stanza, step.after_us)
+            };
+        let (phone, tv) = (Some("bob@x/phone"), Some("bob@x/tv"));
+        let delivered = Some("delivered");
+        assert_eq!(step(10, "one", "from-node", None, None), (1, None));
+        assert_eq!(step(11, "one", "queued", phone, None), (1, Some(1)));
+        assert_eq!(step(12, "one", "confirmed", phone, delivered), (1, Some(1)));
+        // Other places that the same one gets to.
+        assert_eq!(step(13, "one", "queued", tv, None), (1, Some(1)));
+        assert_eq!(step(14, "one", "confirmed", tv, delivered), (1, Some(1)));
+        assert_eq!(step(15, "two", "from-node", None, None), (1, Some(1)));
+        assert_eq!(
+            step(16, "two", "dropped", None, Some("dropped")),
+            (1, Some(1))
+        );
+
+        assert_eq!(step(20, "one", "from-node", None, None), (2, None));
+        assert_eq!(step(21, "one", "queued", phone, None), (2, Some(1)));
+        // It came back, which is no end.
+        assert_eq!(step(22, "one", "given-back", phone, None), (2, Some(1)));
+        assert_eq!(step(23, "one", "queued", phone, None), (2, Some(1)));
+        // Nobody knows what became of that one.
+        let later = 23 + u64::try_from(LONG_AGO.as_micros()).unwrap();
+        assert_eq!(step(later, "one", "queued", phone, None), (3, None));
+        assert_eq!(
+            step(later + 1, "one", "confirmed", phone, delivered),
+            (3, Some(1))
+        );
+        // An end long ago.
+        let later = 2 * later;
+        assert_eq!(step(later, "one", "queued", tv, None), (4, None));
+    }
+
+    #[test]
+    fn all_that_stanzas_are_known_by_is_forgotten_with_them() {
+        let mut stanzas = Stanzas::default();
+        for number in 0..2 * KNOWN as u64 {
+            for (account, part) in [("ann@x", 0), ("bob@x", 1)] {
+                let event = Event {
+                    entry: Some(number),
+                    resource: Some(format!("{account}/desk")),
+                    ..event(number, "queued", 2 * number + part)
+                };
+                stanzas.step(String::new(), event);
+            }
+            // Its content has changed on its way through the log.
+            for change in 0..3_u64 {
+                let event = Event {
+                    entry: Some(number),
+                    ..event(number, "queued", ((change + 1) << 32) + number)
+                };
+                stanzas.step(String::new(), event);
+            }
+        }
+        assert_eq!(stanzas.known.len(), KNOWN);
+        let known = |number: &u64| stanzas.known.contains_key(number);
+        assert!(
+            stanzas.by_key.values().all(known),
+            "{}",
+            stanzas.by_key.len()
+        );
+        assert!(
+            stanzas.by_entry.values().all(known),
+            "{}",
+            stanzas.by_entry.len()
+        );
+    }
+
     #[test]
     fn old_stanzas_are_forgotten() {
         let mut stanzas = Stanzas::default();
@@ -575,6 +767,48 @@ mod tests {
         assert_eq!(stanzas.by_key.len(), KNOWN);
         assert_eq!(stanzas.by_entry.len(), KNOWN);
         assert_eq!(stanzas.order.len(), KNOWN);
+    }
+
+    /// Also when nothing comes after them.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_out_is_told_though_nothing_comes_after_it() {
+        let jid = Jid::parse("left-out@x").unwrap();
+        let (bodies, time) = (false, LONGEST);
+        let listener = trace::start(&Wish { jid, bodies, time }).unwrap();
+        let message = Stanza::from_xml("<message to='left-out@x'/>").unwrap();
+        let note = |count: u32| {
+            for _ in 0..count {
+                trace::stage(trace::Stage::Accepted, &message, |step| step);
+            }
+        };
+        let (to, mut told) = mpsc::channel::<Told>(TOLD);
+        let all = async {
+            let mut next = async || match told.recv().await.unwrap().what {
+                What::Part(part) => part,
+                _ => panic!("a part"),
+            };
+            note(1);
+            assert_eq!(next().await.events.len(), 1);
+            note(trace::EVENTS_PER_SECOND);
+            let (mut events, mut left_out) = (1, 0);
+            while events < u64::from(trace::EVENTS_PER_SECOND) {
+                let part = next().await;
+                events += part.events.len() as u64;
+                left_out += part.left_out;
+            }
+            // More of the same second, unless that has passed in between.
+            note(7);
+            while events + left_out < u64::from(trace::EVENTS_PER_SECOND) + 8 {
+                let part = next().await;
+                assert!(part != Part::default());
+                events += part.events.len() as u64;
+                left_out += part.left_out;
+            }
+        };
+        tokio::select! {
+            () = tell(listener, String::new(), to) => panic!("somebody listens"),
+            told = tokio::time::timeout(Duration::from_secs(10), all) => told.unwrap(),
+        }
     }
 
     #[test]
@@ -593,6 +827,21 @@ mod tests {
         let events: usize = parts.iter().map(|part| part.events.len()).sum();
         assert_eq!(events, 9);
         assert_eq!(parts.iter().map(|part| part.left_out).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn only_a_node_that_was_too_quick_is_asked_again() {
+        let node = Epoch(7);
+        let ask_again = |silence| Absence::after(silence, node).ask_again;
+        assert_eq!(ask_again(Silence::Overrun), Some(node));
+        for silence in [
+            Silence::Older,
+            Silence::Congested,
+            Silence::Late,
+            Silence::Misunderstood,
+        ] {
+            assert_eq!(ask_again(silence), None, "{silence}");
+        }
     }
 
     #[test]
