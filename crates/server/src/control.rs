@@ -324,11 +324,8 @@ mod tests {
 
     use super::*;
 
-    fn change(address: &str, removed: bool) -> AccountChanged {
-        AccountChanged {
-            account: BareJid::parse(address).unwrap(),
-            removed,
-        }
+    fn address(address: &str) -> BareJid {
+        BareJid::parse(address).unwrap()
     }
 
     /// Sends a line as it is; returns all that is answered.
@@ -342,7 +339,7 @@ mod tests {
 
     async fn conversations(directory: &Path) {
         let held = DataDir::hold(directory).unwrap();
-        let removed = change("ann@localhost", true);
+        let removed = AccountChanged::removed(address("ann@localhost"));
         assert_eq!(
             tell(directory, removed.clone()).await.unwrap(),
             Told::Nobody
@@ -390,7 +387,7 @@ mod tests {
         let _ = server.await;
 
         // What a killed server leaves is no obstacle, for commands or for the next server.
-        let other = change("bob@localhost", false);
+        let other = AccountChanged::password(address("bob@localhost"));
         assert_eq!(tell(directory, other).await.unwrap(), Told::Nobody);
         assert!(listen(&held).is_ok());
     }

@@ -126,14 +126,23 @@ impl Desk {
     }
 
     async fn account_changed(&self, change: &AccountChanged, by: &Operator) -> Result<(), Refused> {
-        let AccountChanged { account, removed } = change;
-        let act = if *removed {
-            "user-delete"
-        } else {
-            "user-password"
+        let AccountChanged {
+            account,
+            removed,
+            disabled,
+        } = change;
+        let act = match (removed, disabled) {
+            (true, _) => "user-delete",
+            (false, Some(true)) => "user-disable",
+            (false, Some(false)) => "user-enable",
+            (false, None) => "user-password",
         };
         by.did(act, account.as_str(), Ok(()));
-        self.node.account_changed(account, *removed).await
+        match disabled {
+            // It has no sessions.
+            Some(false) => Ok(()),
+            Some(true) | None => self.node.account_changed(account, *removed).await,
+        }
     }
 
     /// The drain goes on if the command is interrupted.
