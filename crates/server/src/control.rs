@@ -53,6 +53,17 @@ pub(crate) fn listen(data_dir: &DataDir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Removes the control socket of a server that ends. It is this one's: the directory is held.
+pub(crate) fn remove(data_dir: &DataDir) {
+    let path = socket_path(data_dir.path());
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the control socket stays behind");
+        }
+        _ => {}
+    }
+}
+
 fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
 }
@@ -390,6 +401,9 @@ mod tests {
         let other = AccountChanged::password(address("bob@localhost"));
         assert_eq!(tell(directory, other).await.unwrap(), Told::Nobody);
         assert!(listen(&held).is_ok());
+        remove(&held);
+        assert!(!socket_path(directory).exists());
+        remove(&held);
     }
 
     #[tokio::test]
