@@ -32,6 +32,9 @@ use crate::shard::{Run, Shard};
 /// How long a cached row is believed without a hint that it changed.
 const CACHE_TIME: Duration = Duration::from_mins(1);
 
+/// After a loss of data, how long it may take until the other nodes have published their sessions again.
+const OTHERS_PUBLISH: Duration = Duration::from_secs(10);
+
 /// How long the contacts of an ended session wait for the directory's word on who tells them.
 const RELEASE_TIME: Duration = Duration::from_secs(2);
 
@@ -62,6 +65,8 @@ pub struct Cluster {
     fenced: AtomicBool,
     /// Whether others may have told the contacts of the sessions here that these are gone.
     given_up: AtomicBool,
+    /// The directory lost its data, and has not caught up since.
+    lost_data: AtomicBool,
 }
 
 impl Cluster {
@@ -73,6 +78,7 @@ impl Cluster {
             operators: Operators::default(),
             fenced: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            lost_data: AtomicBool::new(false),
         }
     }
 
@@ -459,13 +465,25 @@ async fn take_event(node: &Arc<NodeShared>, losses: &watch::Sender<()>, event: E
         Event::Collect { node: lost, rows } => collect(node, cluster, lost, rows),
         Event::DataLost => {
             tracing::warn!("the directory lost its data; sessions are published again");
+            cluster.lost_data.store(true, Ordering::Relaxed);
             cluster.bus.data_lost();
             run_everywhere(node, |shard| shard.cache.borrow_mut().forget_all()).await;
             losses.send_replace(());
         }
         // Everybody is shown everything when the sessions are published again.
         Event::CaughtUp if cluster.given_up.load(Ordering::Relaxed) => {}
-        Event::CaughtUp => run_everywhere(node, Shard::show_what_was_missed).await,
+        Event::CaughtUp => {
+            let node = Arc::clone(node);
+            let pause = if cluster.lost_data.swap(false, Ordering::Relaxed) {
+                OTHERS_PUBLISH
+            } else {
+                Duration::ZERO
+            };
+            actix_rt::spawn(async move {
+                tokio::time::sleep(pause).await;
+                run_everywhere(&node, Shard::show_what_was_missed).await;
+            });
+        }
         Event::Fenced => {
             tracing::error!("cannot renew the node's lease; no new streams until it can");
             cluster.fenced.store(true, Ordering::Relaxed);

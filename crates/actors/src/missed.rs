@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use rookery_proto::cluster::Epoch;
@@ -16,8 +17,11 @@ use smallvec::SmallVec;
 
 use crate::shard::Shard;
 
-/// Presences that are remembered at most.
+/// Presences that are remembered at most, by each shard.
 const MAX_MISSED: usize = 20_000;
+
+/// Pause after the directory could not say where accounts are.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The last presence of a session for an account, by both.
 pub(crate) type Missed = HashMap<(Jid, BareJid), Shown>;
@@ -55,29 +59,32 @@ impl Shard {
                 nodes: remotes.map(|remote| remote.epoch).collect(),
             };
             missed.insert(key, shown);
-        } else {
-            tracing::warn!(%account, "a presence was not shown while the directory was away");
+        } else if !self.misses_more.replace(true) {
+            tracing::warn!(
+                limit = MAX_MISSED,
+                "more presences than can be remembered may not have been shown to all: the directory is away"
+            );
         }
     }
 
     /// The directory is there again, and has everything of this node.
     pub(crate) fn show_what_was_missed(self: &Rc<Self>) {
+        self.misses_more.set(false);
         let keys: Vec<(Jid, BareJid)> = self.missed.borrow().keys().cloned().collect();
         if keys.is_empty() {
             return;
         }
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
-            // What fails is tried again when the directory is there again.
-            let Ok(taken) = shard.taken_by_others(&keys).await else {
-                return;
-            };
             let accounts: HashSet<BareJid> = keys.iter().map(|key| key.1.clone()).collect();
             let accounts: Vec<BareJid> = accounts.into_iter().collect();
-            if let Err(error) = shard.look_up(&accounts).await {
-                tracing::warn!(condition = ?error.condition, "presence was not shown once more");
-                return;
-            }
+            let taken = loop {
+                let taken = shard.taken_by_others(&keys).await;
+                if let (Ok(taken), Ok(())) = (taken, shard.look_up(&accounts).await) {
+                    break taken;
+                }
+                tokio::time::sleep(RETRY).await;
+            };
             for key in keys {
                 // None if a newer presence has been shown meanwhile.
                 let Some(shown) = shard.missed.borrow_mut().remove(&key) else {

@@ -226,6 +226,8 @@ pub struct Shard {
     pub(crate) logs_unread: Cell<bool>,
     /// Presence that some may not have seen because the directory was away.
     pub(crate) missed: RefCell<Missed>,
+    /// Whether there were too many of them.
+    pub(crate) misses_more: Cell<bool>,
     /// Sessions that another node has taken and not yet registered. Dropping one lets go what waits.
     pub(crate) moved_out: RefCell<HashMap<FullJid, oneshot::Sender<()>>>,
     /// Accounts whose sessions ended because of what happened to the account, and when: logins that began
@@ -299,6 +301,7 @@ impl Shard {
             confirmations: RefCell::default(),
             unread: RefCell::default(),
             missed: RefCell::default(),
+            misses_more: Cell::default(),
             logs_unread: Cell::default(),
             moved_out: RefCell::default(),
             void_logins: RefCell::default(),

@@ -51,7 +51,8 @@ pub enum Event {
     /// ([`Directory::republish`](crate::Directory::republish)).
     DataLost,
     /// Redis is there again, after it was away or a write had failed, and has all that this node could not
-    /// write meanwhile. Until then whoever came on another node may have read old rows of this one.
+    /// write meanwhile. Until then whoever came on another node may have read old rows of this one. If Redis
+    /// may have lost its data, [`Event::DataLost`] came before.
     CaughtUp,
     /// The lease could not be renewed for its whole time: others take this node for dead. Accept no
     /// streams, keep serving those that are here.

@@ -178,7 +178,7 @@ impl Directory for Memory {
     }
 
     fn is_behind(&self) -> bool {
-        false
+        self.shared.lock().away
     }
 
     fn events(&self) -> Option<Events> {

@@ -54,6 +54,7 @@ async fn flush(server: &RedisServer) {
 async fn writes_that_failed_are_made_up_for() {
     let server = RedisServer::start().await;
     let node = start(&server, "one").await;
+    let mut events = node.events().unwrap();
     let (desk, phone) = (full("ann@example.com/desk"), full("ann@example.com/phone"));
     let sequence = node.register(&desk).await.unwrap().sequence;
     let ends = node.register(&phone).await.unwrap().sequence;
@@ -69,8 +70,11 @@ async fn writes_that_failed_are_made_up_for() {
     }
     let removed = node.unregister(&phone, ends).await;
     assert!(matches!(removed, Err(Error::Unavailable(_))), "{removed:?}");
+    assert!(node.is_behind());
     server.freeze(false);
     let began = Instant::now();
+    expect(&mut events, |event| *event == Event::CaughtUp).await;
+    assert!(!node.is_behind());
     let accounts = [desk.to_bare()];
     loop {
         let found = eventually(|| node.lookup(&accounts)).await;

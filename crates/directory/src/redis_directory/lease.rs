@@ -55,7 +55,8 @@ pub(super) async fn keep(inner: Arc<Inner>, mut seen: LinkState) {
             () = inner.lease_missing.notified() => {}
         }
         let state = *link.borrow_and_update();
-        if state.up && state.generation != seen.generation {
+        let is_new = state.up && state.generation != seen.generation;
+        if is_new {
             inner.begin_grace();
             inner.hints.flush_everywhere();
             inner.events.flush_cache();
@@ -75,6 +76,9 @@ pub(super) async fn keep(inner: Arc<Inner>, mut seen: LinkState) {
             } else {
                 tracing::warn!("redis may have lost data, publishing the sessions again");
                 inner.lost_data();
+            }
+            if is_new {
+                inner.unwritten.reconnected();
             }
             seen = state;
             next = asked + lease / 3;

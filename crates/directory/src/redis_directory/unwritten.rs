@@ -67,6 +67,11 @@ impl Unwritten {
         self.note(jid, None);
     }
 
+    /// Redis is there again: if nothing waits, that is to be told. Comes after [`Event::DataLost`].
+    pub(super) fn reconnected(&self) {
+        self.notify.notify_one();
+    }
+
     /// Whether some wait.
     pub(super) fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
@@ -104,12 +109,7 @@ impl Unwritten {
 pub(super) async fn write(inner: Arc<Inner>) {
     let mut link = inner.link.state();
     loop {
-        tokio::select! {
-            () = inner.unwritten.notify.notified() => {}
-            changed = link.changed() => if changed.is_err() {
-                return;
-            },
-        }
+        inner.unwritten.notify.notified().await;
         loop {
             if link.wait_for(|state| state.up).await.is_err() {
                 return;
@@ -132,8 +132,6 @@ pub(super) async fn write(inner: Arc<Inner>) {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        // What was looked up before is old.
-        inner.events.flush_cache();
         inner.events.push(Event::CaughtUp);
     }
 }
