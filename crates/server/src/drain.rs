@@ -177,7 +177,7 @@ async fn run_elsewhere(config: &Config, timeout: Duration, node: &str) -> anyhow
                 println!("{sessions} {} left", sessions_are(sessions));
             }
             None if found.is_some() => bail!("node {node} was started anew and serves again"),
-            None if nodes().any(|other| other["node"] == node) && !is_silent(&status, &node) => {
+            None if nodes().any(|other| other["node"] == node) && !is_silent(&status, node) => {
                 bail!("node {node} is gone: the one that has its name now is another one")
             }
             // It may be slow, or was stopped.
