@@ -225,6 +225,31 @@ async fn accounts_are_disabled_whether_a_server_runs_or_not() {
     );
 }
 
+/// The command may have another configuration than the server that runs, or the domain is served no more.
+#[tokio::test]
+async fn disabling_an_account_of_a_foreign_domain_tells_the_server() {
+    let server = TestServer::with(&["audit.file=audit.log"]).await;
+    let mut ann = server.bound("ann/desk").await;
+    for verb in ["disable", "enable"] {
+        let elsewhere = ["--set", "server.domains=elsewhere.example"];
+        let words = [&["user", verb, "ann@localhost"][..], &elsewhere].concat();
+        let done = server.cli(&words).await;
+        assert_eq!(stdout(&done), format!("{verb}d ann@localhost\n"));
+        assert!(done.stderr.is_empty(), "{done:?}");
+    }
+    ann.expect_stream_error("not-authorized").await;
+    let data_dir = server.data_dir();
+    let file = data_dir.parent().expect("a directory").join("audit.log");
+    let audited = std::fs::read_to_string(file).expect("it was made");
+    let acts: Vec<_> = audited
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .filter(|line| line["on"] == "ann@localhost" && line["via"] == "cli")
+        .map(|line| line["act"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(acts, ["user-add", "user-disable", "user-enable"]);
+}
+
 /// RFC 6120 §4.9.3.12: whose account is gone, or whose password changed, is logged in no longer.
 #[tokio::test]
 async fn a_deleted_account_and_a_changed_password_end_sessions() {

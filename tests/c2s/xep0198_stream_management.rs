@@ -501,6 +501,22 @@ async fn a_foreign_session_is_not_found() {
     bob.expect_nothing().await;
 }
 
+/// Nor is the user's own, by a login from before the account was disabled.
+#[tokio::test]
+async fn a_login_from_before_an_account_was_disabled_resumes_nothing() {
+    let server = TestServer::start().await;
+    let broken = server.managed_online("bob/phone").await.break_connection();
+    let login = server.login("bob").await;
+    let (mut wire, _) = login.authenticate(server.address("c2s")).await;
+    for verb in ["disable", "enable"] {
+        let done = server.cli(&["user", verb, "bob@localhost"]).await;
+        assert!(done.status.success(), "{done:?}");
+        let answer = wire.ask(&sm::resume(broken.session_id(), 0)).await;
+        assert!(failed_with(&answer, "item-not-found"), "{answer:?}");
+    }
+    broken.forget();
+}
+
 /// §8: nor is a session resumed before the login.
 #[tokio::test]
 async fn resuming_before_the_login_is_refused() {

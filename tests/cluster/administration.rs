@@ -349,4 +349,14 @@ async fn nodes_of_one_name_are_told_apart_by_their_epochs() {
         let detail = problem["detail"].as_str().expect("text");
         assert!(detail.contains(epoch), "{detail}");
     }
+    // The other one is drained, and watched.
+    let nodes = status["nodes"].as_array().expect("a list");
+    let other = nodes.iter().find(|node| node["this"] == false);
+    let other = other.expect("two nodes")["epoch"].as_str().expect("text");
+    let alice = cluster.bound(0, "alice/desk").await;
+    let mut bob = cluster.bound(1, "bob/phone").await;
+    let drain = cluster.node(0).cli(&["drain", "--node", other]).await;
+    assert!(drain.status.success(), "{drain:?}");
+    bob.expect_stream_error("system-shutdown").await;
+    alice.close().await;
 }

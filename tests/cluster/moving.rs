@@ -1,7 +1,12 @@
 //! Sessions that move between nodes (XEP-0198 §5, design.md "Moving a session"), and nodes that end.
 
+use std::time::Duration;
+
+use rookery_tests::api::{self, Api};
 use rookery_tests::prelude::*;
+use rookery_tests::proxy::Mode;
 use rookery_tests::stream_management as sm;
+use serde_json::Value;
 
 use crate::conversations::{expect_numbers, send_numbers};
 
@@ -182,6 +187,77 @@ async fn a_foreign_session_on_another_node_is_not_found() {
     assert_eq!(condition.as_deref(), Some("item-not-found"), "{answer:?}");
     drop(tunnel);
     cluster.resume(1, broken).await.expect_nothing().await;
+}
+
+/// A login from before the account was disabled gets no session from another node.
+#[tokio::test]
+async fn a_login_from_before_an_account_was_disabled_resumes_nothing_from_elsewhere() {
+    let cluster = TestCluster::start(2).await;
+    let bob = cluster.managed_online(0, "bob/phone").await;
+    let id = bob.session_id().to_owned();
+    bob.break_connection().forget();
+    let login = cluster.node(1).login("bob").await;
+    let (mut wire, _) = login.authenticate(cluster.node(1).address("c2s")).await;
+    for verb in ["disable", "enable"] {
+        let done = cluster.node(1).cli(&["user", verb, "bob@localhost"]).await;
+        assert!(done.status.success(), "{done:?}");
+        let answer = wire.ask(&sm::resume(&id, 0)).await;
+        assert!(answer.is("failed", SM), "{answer:?}");
+        let condition = answer.children().next().map(|e| e.name().to_owned());
+        assert_eq!(condition.as_deref(), Some("item-not-found"), "{answer:?}");
+    }
+}
+
+/// Its old node has given it away and its new one has not begun it: nothing is left of it but what its client
+/// has not got, which is in the log.
+#[tokio::test]
+async fn a_session_whose_account_is_disabled_while_it_moves_ends() {
+    let plan = Plan::new(&[&api::setting(), "cluster.lease=1m"]).proxied();
+    let cluster = TestCluster::planned(2, &plan).await;
+    let mut alice = cluster.online(0, "alice/desk").await;
+    let mut bob = cluster.managed_online(0, "bob/phone").await;
+    befriend(&mut alice, &mut bob).await;
+    bob.acknowledge().await;
+    let broken = bob.break_connection();
+    send_numbers(&mut alice, "bob@localhost", 0..5).await;
+    alice.handled_for("bob@localhost").await;
+    let api = Api::of(cluster.node(1)).await;
+    let operator = async {
+        rookery_tests::eventually("the session to be given away", || async {
+            let moved = "outcome=\"moved\"";
+            let node = cluster.node(0);
+            node.metric("rookery_resumptions_total", moved).await > 0.5
+        })
+        .await;
+        let disable = "/api/v1/users/bob@localhost/disable";
+        assert_eq!(api.call("POST", disable, &Value::Null).await.0, 204);
+    };
+    // The new node hears of the session, and registers it, so much later.
+    let slow = Mode::Slow(Duration::from_millis(150));
+    cluster.redis_proxy().set(slow);
+    let (resumed, ()) = tokio::join!(cluster.node(1).try_resume(broken), operator);
+    cluster.redis_proxy().set(Mode::Pass);
+    match resumed {
+        Err(refusal) => assert_eq!(refusal.condition(), "item-not-found"),
+        // A machine that is very busy: the session had begun.
+        Ok(mut bob) => {
+            while !matches!(bob.wire().next().await, Event::Eof | Event::Close) {}
+            bob.vanish();
+        }
+    }
+    alice.expect(unavailable_from("bob@localhost/phone")).await;
+    let all = api.done("GET", "/api/v1/sessions", &Value::Null).await;
+    assert_eq!(
+        (&all["total"], &all["unanswered"]),
+        (&1.into(), &Value::Array(vec![]))
+    );
+    let enable = "/api/v1/users/bob@localhost/enable";
+    assert_eq!(api.call("POST", enable, &Value::Null).await.0, 204);
+    let mut bob = cluster.online(1, "bob/laptop").await;
+    // Before, between or after the messages.
+    bob.allow(available_from("alice@localhost/desk"));
+    expect_numbers(&mut bob, "alice@localhost/desk", 0..5).await;
+    alice.expect(available_from("bob@localhost/laptop")).await;
 }
 
 /// The node that held the session is gone: what was acknowledged to senders is in the log.

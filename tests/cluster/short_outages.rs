@@ -10,6 +10,7 @@ use rookery_tests::netns::{Cut, Peer};
 use rookery_tests::prelude::*;
 use rookery_tests::proxy::Mode;
 
+use crate::administration::all_know_each_other;
 use crate::conversations::{expect_numbers, is_connected, send_numbers, talk};
 
 /// A lease that does not end within a test.
@@ -152,6 +153,35 @@ async fn what_comes_back_from_the_bus_while_redis_hangs_is_delivered_once() {
 #[tokio::test]
 async fn what_comes_back_from_the_bus_during_a_cut_is_delivered_once() {
     to_somebody_who_is_known(Outage::Swallow).await;
+}
+
+/// Sessions of a disabled account end also on a node that could not be told for longer than the bus waits.
+#[tokio::test]
+async fn a_node_that_could_not_be_told_of_a_disabled_account_hears_of_it() {
+    let mut pair = Pair::online(Outage::Hang).await;
+    all_know_each_other(&pair.cluster).await;
+    talk(&mut pair.alice, &mut pair.bob, "before").await;
+    pair.outage.begins(&pair.cluster);
+    // It may have arrived, and waits for certainty; what follows comes back from the bus.
+    pair.alice_sends(0..1).await;
+    the_bus_notices(&pair.cluster).await;
+    let disable = ["user", "disable", "bob@localhost"];
+    let done = pair.cluster.node(0).cli(&disable).await;
+    assert!(done.status.success(), "{done:?}");
+    frames_come_back(&pair.cluster).await;
+    pair.outage.ends(&pair.cluster);
+    let error = loop {
+        match pair.bob.wire().next().await {
+            Event::Element(e) if e.is("error", STREAM) => break e,
+            Event::Element(_) => {}
+            other => panic!("expected an error, received {other:?}"),
+        }
+    };
+    assert!(
+        error.child("not-authorized", STREAM_ERRORS).is_some(),
+        "{error:?}"
+    );
+    pair.bob.vanish();
 }
 
 /// RFC 6120 §8.2.3: one answer, although nobody knew for a while whether the request had arrived.

@@ -32,7 +32,7 @@ const PAGE: usize = 500;
 /// How long messages may take until they are delivered or stored: more than storage may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why an operator's wish is not fulfilled. Nothing was changed then.
+/// Why an operator's wish is not fulfilled. Nothing was changed then, but for [`Refused::Untold`].
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The address is none of an account here.
@@ -73,6 +73,17 @@ pub enum Refused {
     /// The roster is full.
     #[error("the roster is full (limits.roster_items)")]
     Full,
+    /// It is done, but sessions that have to end go on on some nodes.
+    #[error(
+        "it is done, but sessions of {account} go on at nodes that could not be told ({nodes}); end them by \
+         `rookery session kick {account}`"
+    )]
+    Untold {
+        /// Whose sessions.
+        account: BareJid,
+        /// How the nodes are called.
+        nodes: String,
+    },
     /// The database does not answer, or something else of ours fails.
     #[error("{0}")]
     Failed(String),
@@ -168,7 +179,7 @@ impl NodeShared {
     /// Gives an account another password and ends its sessions on all nodes.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`], [`Refused::Password`], [`Refused::Failed`].
+    /// [`Refused::NoAccount`], [`Refused::Password`], [`Refused::Untold`], [`Refused::Failed`].
     pub async fn change_password(
         self: &Arc<Self>,
         account: &BareJid,
@@ -179,15 +190,14 @@ impl NodeShared {
         if !self.storage.set_credentials(account, &credentials).await? {
             return Err(Refused::NoAccount(account.clone()));
         }
-        account_changed(self, account, false).await;
-        Ok(())
+        account_changed(self, account, false).await
     }
 
     /// Disables an account and ends its sessions on all nodes, or enables it again (XEP-0133 §4.3, §4.4).
     /// A disabled account keeps what is stored for it, also messages that come for it meanwhile.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`], [`Refused::Failed`].
+    /// [`Refused::NoAccount`], [`Refused::Untold`], [`Refused::Failed`].
     pub async fn set_disabled(
         self: &Arc<Self>,
         account: &BareJid,
@@ -197,7 +207,7 @@ impl NodeShared {
             return Err(Refused::NoAccount(account.clone()));
         }
         if disabled {
-            account_changed(self, account, false).await;
+            account_changed(self, account, false).await?;
         }
         Ok(())
     }
@@ -206,7 +216,7 @@ impl NodeShared {
     /// (as XEP-0077 §3.2 does), and ends its sessions on all nodes.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`], [`Refused::Failed`].
+    /// [`Refused::NoAccount`], [`Refused::Untold`], [`Refused::Failed`].
     pub async fn delete_account(self: &Arc<Self>, account: &BareJid) -> Result<(), Refused> {
         self.must_exist(account).await?;
         let name = account.clone();
@@ -220,8 +230,7 @@ impl NodeShared {
         if !self.storage.delete(account).await? {
             return Err(Refused::NoAccount(account.clone()));
         }
-        account_changed(self, account, true).await;
-        Ok(())
+        account_changed(self, account, true).await
     }
 
     /// What is known of an account.
@@ -253,7 +262,7 @@ impl NodeShared {
     /// a removal, and all clients of the account get a roster push. Returns the item as it is then.
     ///
     /// # Errors
-    /// All of [`Refused`] but [`Refused::Exists`] and [`Refused::Password`].
+    /// All of [`Refused`] but [`Refused::Exists`], [`Refused::Password`] and [`Refused::Untold`].
     pub async fn change_roster(
         self: &Arc<Self>,
         account: &BareJid,

@@ -42,6 +42,12 @@ const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// node's clients crowd in, who need none then, it has twice as much.
 const FAREWELL: Duration = Duration::from_micros(300);
 
+/// How long the word that an account changed waits for room on the bus.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause before a node is told again what came back from the bus: by then it is known if it is gone.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
 /// Pause before sessions are published again that could not be, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +105,7 @@ impl Cluster {
             .map_err(|refused| Box::new(refused.frame))
     }
 
-    /// Sends a frame to all other nodes that have sessions of an account.
+    /// Sends a frame to nodes that can do without it: if there is no room for it, they do not get it.
     pub(crate) fn tell(&self, nodes: impl IntoIterator<Item = Epoch>, frame: &Frame) {
         for epoch in nodes {
             if self.send(epoch, frame.clone()).is_err() {
@@ -108,9 +114,12 @@ impl Cluster {
         }
     }
 
-    /// Tells all other nodes that an account was removed or its password changed. Also those that joined a
-    /// moment ago and are not known yet: the directory names them with their sessions.
-    pub(crate) async fn account_changed(&self, account: &BareJid, removed: bool) {
+    /// Tells all other nodes that an account was removed or disabled, or its password changed. Also those that
+    /// joined a moment ago and are not known yet: the directory names them with their sessions.
+    ///
+    /// Waits for room on the bus. Returns the names of those that could not be told, whose sessions of the
+    /// account go on.
+    pub(crate) async fn account_changed(&self, account: &BareJid, removed: bool) -> Vec<String> {
         let own = self.epoch();
         let rows = self.directory.lookup(std::slice::from_ref(account)).await;
         let nodes = self.directory.nodes();
@@ -119,8 +128,41 @@ impl Cluster {
             .chain(nodes.iter().map(|node| node.epoch))
             .filter(|epoch| *epoch != own)
             .collect();
-        let account = account.clone();
-        self.tell(epochs, &Frame::AccountChanged { account, removed });
+        let told = epochs.into_iter().map(async |epoch| {
+            let told = self.tell_of_account(epoch, account, removed).await;
+            told.err().map(|()| self.name_of(epoch))
+        });
+        let untold = futures_util::future::join_all(told).await;
+        untold.into_iter().flatten().collect()
+    }
+
+    /// Tells a node that something happened to an account that ends its sessions, as soon as the bus has
+    /// room.
+    ///
+    /// # Errors
+    /// If that takes too long; an operator can read it in the log.
+    pub(crate) async fn tell_of_account(
+        &self,
+        to: Epoch,
+        account: &BareJid,
+        removed: bool,
+    ) -> Result<(), ()> {
+        let frame = Frame::AccountChanged {
+            account: account.clone(),
+            removed,
+        };
+        let Err(frame) = self.send(to, frame) else {
+            return Ok(());
+        };
+        let room = tokio::time::timeout(ROOM_PATIENCE, self.bus.ready(to)).await;
+        if room.is_ok() && self.send(to, *frame).is_ok() {
+            return Ok(());
+        }
+        tracing::warn!(
+            node = %self.name_of(to), %account,
+            "a node could not be told that an account changed: its sessions there go on"
+        );
+        Err(())
     }
 
     /// Tells the node that had a resource before that a newer session took it.
@@ -531,6 +573,38 @@ fn row(resource: &Resource, own: Epoch) -> SessionRow {
     }
 }
 
+/// What came back from the bus, which gave up: a node that lives has to hear that an account changed, also
+/// twice. At worst that ends a session that began since, whose client logs in again.
+pub(crate) fn tell_of_accounts_again(node: &Arc<NodeShared>, to: Epoch, frames: &[Frame]) {
+    let changes: Vec<(BareJid, bool)> = frames
+        .iter()
+        .filter_map(|frame| match frame {
+            Frame::AccountChanged { account, removed } => Some((account.clone(), *removed)),
+            _ => None,
+        })
+        .collect();
+    if changes.is_empty() {
+        return;
+    }
+    let node = Arc::clone(node);
+    actix_rt::spawn(async move {
+        tokio::time::sleep(TELL_AGAIN).await;
+        let Some(cluster) = &node.cluster else { return };
+        for (account, removed) in changes {
+            if cluster
+                .directory
+                .nodes()
+                .iter()
+                .all(|node| node.epoch != to)
+            {
+                return;
+            }
+            // The log says if it cannot be told.
+            let _ = cluster.tell_of_account(to, &account, removed).await;
+        }
+    });
+}
+
 /// Routes again what was on its way to a node that died.
 fn claim_inbox(node: &Arc<NodeShared>, cluster: &Cluster, lost: Epoch) {
     let bus = Arc::clone(&cluster.bus);
@@ -683,7 +757,53 @@ impl Shard {
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use rookery_bus::{Limits, MemoryHub};
+    use rookery_directory::Memory;
+
     use super::*;
+
+    /// No room on the bus is waited for, and a node that cannot be told is named.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_cannot_be_told_of_an_account_is_named() {
+        let nodes = Memory::cluster();
+        let (here, there) = (nodes.node("here"), nodes.node("there"));
+        let hub = MemoryHub::default();
+        let limits = Limits {
+            queue_frames: 1,
+            give_up: Duration::from_mins(1),
+            ..Limits::default()
+        };
+        let to = there.this_node().epoch;
+        let bus = hub.node(here.this_node().epoch, limits);
+        let inbox = hub.node(to, Limits::default());
+        let mut heard = inbox.inbound().unwrap();
+        let cluster = Cluster::new(Arc::new(here), Arc::new(bus));
+        let ann = BareJid::parse("ann@localhost").unwrap();
+        let changed = |account: &BareJid| Frame::AccountChanged {
+            account: account.clone(),
+            removed: false,
+        };
+        hub.set_reachable(false);
+        let other = BareJid::parse("bob@localhost").unwrap();
+        cluster.send(to, changed(&other)).unwrap();
+        assert_eq!(cluster.account_changed(&ann, false).await, ["there"]);
+
+        let told = cluster.account_changed(&ann, false);
+        let room = async {
+            tokio::time::sleep(ROOM_PATIENCE / 2).await;
+            hub.set_reachable(true);
+        };
+        let (untold, ()) = futures_util::future::join(told, room).await;
+        assert!(untold.is_empty(), "{untold:?}");
+        let mut all = Vec::new();
+        while all.len() < 2 {
+            match heard.recv().await.unwrap() {
+                rookery_bus::Inbound::Frames { frames, .. } => all.extend(frames),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(all, [changed(&other), changed(&ann)]);
+    }
 
     /// The attempts that are made: which shard, and the tenths of a second since the start.
     async fn attempts(

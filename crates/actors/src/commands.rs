@@ -322,12 +322,12 @@ fn told(refused: &Refused) -> StanzaError {
         }
         Refused::Exists(_) => Condition::Conflict,
         Refused::NoAccount(_) | Refused::NoContact { .. } => Condition::ItemNotFound,
-        Refused::Full | Refused::Undelivered(_) | Refused::Failed(_) => {
+        Refused::Full | Refused::Undelivered(_) | Refused::Untold { .. } | Refused::Failed(_) => {
             Condition::ResourceConstraint
         }
     });
     let error = match refused {
-        Refused::Failed(_) => error.with_kind(ErrorType::Wait),
+        Refused::Untold { .. } | Refused::Failed(_) => error.with_kind(ErrorType::Wait),
         _ => error,
     };
     error.with_text(refused.to_string())

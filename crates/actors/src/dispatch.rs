@@ -344,7 +344,8 @@ async fn register(session: &Rc<Session>, parcel: Parcel) -> Option<StreamError> 
         Ok(Done::Removed) => {
             // §3.2: the result, then the account's streams end.
             session.answer(stanza.reply_result());
-            node::account_changed(session.shard.node(), &session.account.jid, true).await;
+            // A node that cannot be told stands in the log, for operators.
+            let _ = node::account_changed(session.shard.node(), &session.account.jid, true).await;
             Some(StreamError::from(StreamCondition::NotAuthorized))
         }
         Err(error) => {

@@ -7,7 +7,7 @@ use rookery_bus::{Frame, Inbound};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::Jid;
 
-use crate::cluster::{read_all_logs, run};
+use crate::cluster::{read_all_logs, run, tell_of_accounts_again};
 use crate::node::{NodeShared, end_sessions};
 use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
@@ -33,8 +33,13 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
             read_all_logs(node).await;
         }
         Inbound::Returned {
-            frames, in_doubt, ..
-        } => route_again(node, frames, in_doubt).await,
+            to,
+            frames,
+            in_doubt,
+        } => {
+            tell_of_accounts_again(node, to, &frames);
+            route_again(node, frames, in_doubt).await;
+        }
     }
 }
 

@@ -201,14 +201,30 @@ impl Shard {
             cluster.evict(&other);
         }
         self.cache.borrow_mut().forget(request.account.as_str());
-        let bound = self.go_on_with(*state, request, registered.sequence).await;
+        // Nothing is awaited between this and the session's start: whatever happens to the account later finds
+        // the session here.
+        let bound = if self.is_login_void(&request.account, request.login_began) {
+            self.end_moved(*state, registered.sequence).await;
+            Err(NotResumed::unknown())
+        } else {
+            Ok(self.go_on_with(*state, request, registered.sequence).await)
+        };
         // The old node lets go what waited there.
         let frame = Frame::Evict {
             session: jid,
             sequence: 0,
         };
         cluster.tell([owner], &frame);
-        Ok(bound)
+        bound
+    }
+
+    /// Something happened to the account while its session was on the way, so that nobody gets it: it ends
+    /// here as any session does, and what its client has not got is undelivered in the log again.
+    async fn end_moved(self: &Rc<Self>, state: MovedSession, sequence: u64) {
+        let account = self.account(&state.jid.to_bare());
+        let (_, resource) = self.start_moved_session(&account, &state, None, sequence);
+        resource.outbox.go_on(state.acked, state.outbox, None);
+        self.end_local(&account.jid, &state.jid).await;
     }
 
     /// A session that came from another node runs here from now on.
@@ -220,10 +236,12 @@ impl Shard {
     ) -> Bound {
         let account = self.account(&request.account);
         let resumed = sm::resumed(&request.previd, state.handled);
-        let (bound, resource) =
-            self.start_moved_session(&account, &state, request.connection, sequence);
+        let connection = Some(request.connection);
+        let (bound, resource) = self.start_moved_session(&account, &state, connection, sequence);
         *resource.resume_id.borrow_mut() = Some(request.previd.into());
-        resource.outbox.go_on(state.acked, state.outbox, resumed);
+        resource
+            .outbox
+            .go_on(state.acked, state.outbox, Some(resumed));
         if let Some(cluster) = &self.node().cluster {
             cluster.update(&resource).await;
         }

@@ -20,6 +20,7 @@ use rookery_proto::stream::StreamCondition;
 use rookery_storage::Storage;
 use tokio::sync::oneshot;
 
+use crate::administration::Refused;
 use crate::admission::Admission;
 use crate::archive;
 use crate::budget::{Budget, Load};
@@ -378,10 +379,13 @@ impl Node {
         self.shared.admission.admits(peer)
     }
 
-    /// An account was removed or its password changed from outside of its sessions: they end, on all
-    /// nodes.
-    pub async fn account_changed(&self, account: &BareJid, removed: bool) {
-        account_changed(&self.shared, account, removed).await;
+    /// An account was removed or disabled, or its password changed, from outside of its sessions: they end,
+    /// on all nodes.
+    ///
+    /// # Errors
+    /// [`Refused::Untold`]: they go on there.
+    pub async fn account_changed(&self, account: &BareJid, removed: bool) -> Result<(), Refused> {
+        account_changed(&self.shared, account, removed).await
     }
 
     /// Whether this node has cut itself off because it cannot reach the directory.
@@ -502,11 +506,26 @@ impl Shard {
 
 /// An account was disabled or removed, or its password changed: its sessions end here and elsewhere, and
 /// logins that have begun before are void.
-pub(crate) async fn account_changed(node: &Arc<NodeShared>, account: &BareJid, removed: bool) {
+///
+/// # Errors
+/// [`Refused::Untold`]: they go on there.
+pub(crate) async fn account_changed(
+    node: &Arc<NodeShared>,
+    account: &BareJid,
+    removed: bool,
+) -> Result<(), Refused> {
     sessions_end(Arc::clone(node), account.clone()).await;
-    if let Some(cluster) = &node.cluster {
-        cluster.account_changed(account, removed).await;
+    let Some(cluster) = &node.cluster else {
+        return Ok(());
+    };
+    let untold = cluster.account_changed(account, removed).await;
+    if untold.is_empty() {
+        return Ok(());
     }
+    Err(Refused::Untold {
+        account: account.clone(),
+        nodes: untold.join(", "),
+    })
 }
 
 /// Ends all sessions that an account has on this node, soon.

@@ -382,8 +382,9 @@ impl Outbox {
         )
     }
 
-    /// Goes on with what a session on another node had: all of it is written (again) after `resumed`.
-    pub(crate) fn go_on(&self, acked: u32, stanzas: Vec<MovedStanza>, resumed: String) {
+    /// Goes on with what a session on another node had: all of it is written (again) after `resumed`, if
+    /// there is somebody to write it to.
+    pub(crate) fn go_on(&self, acked: u32, stanzas: Vec<MovedStanza>, resumed: Option<String>) {
         *self.managed.borrow_mut() = Some(Box::new(Managed {
             acked,
             ..Managed::default()
@@ -407,6 +408,8 @@ impl Outbox {
             );
             self.queue.borrow_mut().push_back(outgoing);
         }
-        self.control(resumed);
+        if let Some(resumed) = resumed {
+            self.control(resumed);
+        }
     }
 }

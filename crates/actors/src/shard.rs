@@ -472,7 +472,7 @@ impl Shard {
         request: &BindRequest,
         sequence: u64,
     ) -> Bound {
-        let connection = request.connection.clone();
+        let connection = Some(request.connection.clone());
         let mut made = None;
         let session = UserSession::create(|ctx| {
             let resource = self.add_resource(account, jid, ctx.address(), sequence);
@@ -482,12 +482,12 @@ impl Shard {
         Self::bound(session, made)
     }
 
-    /// Starts a session that was on another node.
+    /// Starts a session that was on another node; without a connection only to end it.
     pub(crate) fn start_moved_session(
         self: &Rc<Self>,
         account: &Rc<Account>,
         state: &MovedSession,
-        connection: Addr<Connection>,
+        connection: Option<Addr<Connection>>,
         sequence: u64,
     ) -> (Bound, Rc<Resource>) {
         let mut made = None;

@@ -120,7 +120,7 @@ impl UserSession {
         shard: &Rc<Shard>,
         account: &Rc<Account>,
         resource: Rc<Resource>,
-        connection: Addr<Connection>,
+        connection: Option<Addr<Connection>>,
     ) -> Self {
         let jid = Jid::from(resource.jid.clone());
         let session = Session {
@@ -133,7 +133,7 @@ impl UserSession {
         };
         Self {
             session: Rc::new(session),
-            connection: Some(connection),
+            connection,
             generation: 0,
             ended: false,
             expiry: None,

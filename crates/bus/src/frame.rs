@@ -101,7 +101,7 @@ pub enum Frame {
         /// The sequence of the old one.
         sequence: u64,
     },
-    /// An account was removed or its password changed: end its sessions, drop what is cached.
+    /// An account was removed or disabled, or its password changed: end its sessions, drop what is cached.
     AccountChanged {
         /// The account.
         account: BareJid,

@@ -77,14 +77,7 @@ async fn dispatch(
                 bail!("there is no account {account}");
             }
             println!("changed the password of {account}");
-            tell(
-                config,
-                AccountChanged {
-                    account,
-                    removed: false,
-                },
-            )
-            .await;
+            tell(config, AccountChanged::password(account)).await;
         }
         UserCommand::Delete { address } => {
             let account = BareJid::parse(&address).with_context(|| not_an_address(&address))?;
@@ -96,23 +89,17 @@ async fn dispatch(
                 bail!("there is no account {account}");
             }
             println!("deleted {account}");
-            tell(
-                config,
-                AccountChanged {
-                    account,
-                    removed: true,
-                },
-            )
-            .await;
+            tell(config, AccountChanged::removed(account)).await;
         }
         UserCommand::Disable { address } => {
             let account = set_disabled(storage, &address, true).await?;
             println!("disabled {account}");
-            warn_of_other_nodes(config, &account);
+            tell(config, AccountChanged::disabled(account, true)).await;
         }
         UserCommand::Enable { address } => {
             let account = set_disabled(storage, &address, false).await?;
             println!("enabled {account}");
+            tell(config, AccountChanged::disabled(account, false)).await;
         }
         UserCommand::Export { address, file } => {
             portable::export_user(config, storage, &address, &file).await?;
@@ -150,7 +137,7 @@ fn server_does(command: &UserCommand) -> Option<(&str, &'static str, &'static st
 }
 
 /// Has the server that runs here do it. `None` if none runs, or if the account is of a domain that is not
-/// served any more: of those the server knows nothing.
+/// served any more: the server refuses those, and is told when it is done.
 async fn by_server(
     config: &Config,
     address: &str,
@@ -316,12 +303,14 @@ async fn list(
 /// Tells the server that runs on the same data directory. The change is committed in any case.
 pub(crate) async fn tell(config: &Config, change: AccountChanged) {
     let account = change.account.clone();
+    let ends_sessions = change.disabled != Some(false);
     match control::tell(&config.server.data_dir, change).await {
-        Ok(Told::Server) => {}
-        Ok(Told::Nobody) => warn_of_other_nodes(config, &account),
-        Err(error) => eprintln!(
-            "rookery: the running server could not be told, so sessions of {account} go on: {error:#}"
+        Ok(Told::Nobody) if ends_sessions => warn_of_other_nodes(config, &account),
+        Ok(Told::Server | Told::Nobody) => {}
+        Err(error) if ends_sessions => eprintln!(
+            "rookery: the running server could not end all sessions of {account}: {error:#}"
         ),
+        Err(error) => eprintln!("rookery: the running server could not be told: {error:#}"),
     }
 }
 

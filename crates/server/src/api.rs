@@ -54,6 +54,13 @@ pub(crate) struct Call {
     pub(crate) body: Vec<u8>,
 }
 
+impl Call {
+    /// The path and the query, which may be empty.
+    fn parts(&self) -> (&str, &str) {
+        self.path.split_once('?').unwrap_or((&self.path, ""))
+    }
+}
+
 /// What is answered.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reply {
@@ -178,7 +185,7 @@ impl Api {
     /// Answers a call. Has to be called on the thread that started the node. What changes something is
     /// noted in the audit log.
     pub(crate) async fn call(&self, call: &Call, by: &Operator) -> Reply {
-        let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        let (path, query) = call.parts();
         let (route, variables) = match routes::find(&call.method, path) {
             Ok(found) => found,
             Err(problem) => return problem.into(),
@@ -210,7 +217,7 @@ impl Api {
 
     /// The same for those who can read an answer that goes on.
     pub(crate) async fn say(&self, call: &Call, by: &Operator) -> Said {
-        let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        let (path, query) = call.parts();
         match routes::find(&call.method, path) {
             Ok((route, _)) if route.operation == Operation::Trace => {
                 let query = Query::parse(query);

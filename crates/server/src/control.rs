@@ -53,6 +53,17 @@ pub(crate) fn listen(data_dir: &DataDir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Removes the control socket of a server that ends. It is this one's: the directory is held.
+pub(crate) fn remove(data_dir: &DataDir) {
+    let path = socket_path(data_dir.path());
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the control socket stays behind");
+        }
+        _ => {}
+    }
+}
+
 fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
 }
@@ -324,11 +335,8 @@ mod tests {
 
     use super::*;
 
-    fn change(address: &str, removed: bool) -> AccountChanged {
-        AccountChanged {
-            account: BareJid::parse(address).unwrap(),
-            removed,
-        }
+    fn address(address: &str) -> BareJid {
+        BareJid::parse(address).unwrap()
     }
 
     /// Sends a line as it is; returns all that is answered.
@@ -342,7 +350,7 @@ mod tests {
 
     async fn conversations(directory: &Path) {
         let held = DataDir::hold(directory).unwrap();
-        let removed = change("ann@localhost", true);
+        let removed = AccountChanged::removed(address("ann@localhost"));
         assert_eq!(
             tell(directory, removed.clone()).await.unwrap(),
             Told::Nobody
@@ -390,9 +398,12 @@ mod tests {
         let _ = server.await;
 
         // What a killed server leaves is no obstacle, for commands or for the next server.
-        let other = change("bob@localhost", false);
+        let other = AccountChanged::password(address("bob@localhost"));
         assert_eq!(tell(directory, other).await.unwrap(), Told::Nobody);
         assert!(listen(&held).is_ok());
+        remove(&held);
+        assert!(!socket_path(directory).exists());
+        remove(&held);
     }
 
     #[tokio::test]

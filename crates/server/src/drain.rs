@@ -160,8 +160,8 @@ async fn run_elsewhere(config: &Config, timeout: Duration, node: &str) -> anyhow
     let mut said = None;
     loop {
         let status = commands::call(config, "GET", "/api/v1/status".into(), None).await?;
-        let mut nodes = status["nodes"].as_array().into_iter().flatten();
-        let found = nodes.find(|other| other["node"] == node);
+        let nodes = || status["nodes"].as_array().into_iter().flatten();
+        let found = nodes().find(|other| is_it(other, &started));
         let draining = found.filter(|found| found["stage"] != "serving");
         let left_there = draining.and_then(|found| found["sessions"].as_u64());
         let left_there = left_there.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -177,12 +177,30 @@ async fn run_elsewhere(config: &Config, timeout: Duration, node: &str) -> anyhow
                 println!("{sessions} {} left", sessions_are(sessions));
             }
             None if found.is_some() => bail!("node {node} was started anew and serves again"),
+            None if nodes().any(|other| other["node"] == node) && !is_silent(&status, node) => {
+                bail!("node {node} is gone: the one that has its name now is another one")
+            }
             // It may be slow, or was stopped.
             None if now >= deadline => bail!("node {node} does not say how many are left"),
             Some(_) | None => {}
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Whether a node of the status is the one that said this when its drain began.
+fn is_it(other: &serde_json::Value, started: &serde_json::Value) -> bool {
+    match started["epoch"].as_str() {
+        Some(epoch) => other["epoch"] == epoch,
+        // It is of a release that does not say.
+        None => other["node"] == started["node"],
+    }
+}
+
+/// Whether a node of this name has not told its status.
+fn is_silent(status: &serde_json::Value, node: &str) -> bool {
+    let silent = status["unanswered"].as_array();
+    silent.is_some_and(|silent| silent.iter().any(|other| other["node"] == node))
 }
 
 fn when(delay: Duration) -> String {

@@ -260,8 +260,7 @@ async fn read(
     checked.end();
     imported.end();
     for account in replaced {
-        let removed = true;
-        accounts::tell(config, AccountChanged { account, removed }).await;
+        accounts::tell(config, AccountChanged::removed(account)).await;
     }
     let (report, problems) = match result {
         Ok(done) => done,

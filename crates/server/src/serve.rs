@@ -41,7 +41,7 @@ struct Running {
     tasks: JoinSet<()>,
     /// Goes on while streams end, so that load balancers see why there is no one.
     monitoring: JoinSet<()>,
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// Runs the server until it is told to stop.
@@ -162,7 +162,7 @@ async fn start(
         node,
         tasks,
         monitoring,
-        _data_dir: data_dir,
+        data_dir,
     })
 }
 
@@ -208,7 +208,7 @@ fn serve_commands(data_dir: &DataDir, desk: Desk, tasks: &mut JoinSet<()>) {
         Err(error) => tracing::warn!(
             %error,
             "no control socket: commands cannot reach this server, and sessions of an account go on when \
-             one deletes it or changes its password"
+             one deletes it, disables it or changes its password"
         ),
     }
 }
@@ -265,7 +265,7 @@ async fn shut_down(config: &Config, readiness: &Readiness, running: Running) {
         node,
         mut tasks,
         mut monitoring,
-        _data_dir,
+        data_dir,
     } = running;
     tracing::info!(timeout = ?config.server.shutdown_timeout, "stopping");
     let not_ready_since = readiness.leave(Stage::Stopping);
@@ -275,6 +275,7 @@ async fn shut_down(config: &Config, readiness: &Readiness, running: Running) {
     }
     // The listeners close with their tasks.
     tasks.shutdown().await;
+    control::remove(&data_dir);
     node.shutdown(config.server.shutdown_timeout).await;
     storage.close().await;
     monitoring.shutdown().await;

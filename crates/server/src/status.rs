@@ -17,6 +17,9 @@ use crate::events::{Event, Events};
 /// How a node is. Fields that come later need a default: nodes of different releases ask each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NodeStatus {
+    /// Empty on a single node, and from nodes of older releases.
+    #[serde(default)]
+    epoch: String,
     version: String,
     started: String,
     uptime_ms: u64,
@@ -84,7 +87,9 @@ async fn status(
     let problems = readiness.problems().await;
     let numbers = Numbers(prometheus::gather());
     let parts = readiness.parts();
+    let cluster = parts.and_then(|(_, node)| node.nodes());
     NodeStatus {
+        epoch: cluster.map_or_else(String::new, |(own, _)| own.to_string()),
         version: env!("CARGO_PKG_VERSION").into(),
         started: datetime::format(since),
         uptime_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rookery_actors::administration::Refused;
 use rookery_actors::connection::Accepted;
 use rookery_actors::inspect::{SessionInfo, SessionsOf};
 use rookery_actors::settings::{self, Settings};
@@ -64,8 +65,15 @@ impl NodeHandle {
     }
 
     /// An account changed in the database without the node's doing.
-    pub(crate) async fn account_changed(&self, account: &BareJid, removed: bool) {
-        self.0.account_changed(account, removed).await;
+    ///
+    /// # Errors
+    /// If not all nodes could be told.
+    pub(crate) async fn account_changed(
+        &self,
+        account: &BareJid,
+        removed: bool,
+    ) -> Result<(), Refused> {
+        self.0.account_changed(account, removed).await
     }
 
     /// What the node's threads share.

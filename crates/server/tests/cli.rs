@@ -383,6 +383,8 @@ fn a_server_says_how_to_begin_and_ends_cleanly() {
     server.wait_for("stopped");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert_eq!(status(&run(&directory, &health)), Some(1));
+    let socket = directory.path().join("data/control.sock");
+    assert!(!socket.exists(), "it is left behind");
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) enum Done {
 pub(super) enum Found {
     /// Keys of a user, real or made up; `None` if storage cannot tell.
     Credentials(Option<LoginKeys>),
-    /// Whether a password is right; `None` if storage cannot tell.
+    /// What the user may do; `None` if storage cannot tell.
     Verified(Option<Verdict>),
     /// Whether an account was made.
     Registered(Box<Stanza>, Result<(), StanzaError>),

@@ -445,7 +445,7 @@ impl Negotiation {
         self.step(step, output)
     }
 
-    /// Whether the password of [`Action::Verify`] is right.
+    /// What the user may do, whose password [`Action::Verify`] was about.
     pub(crate) fn verified(&mut self, verdict: Verdict, output: &mut Output) -> Action {
         let user = match &mut self.phase {
             Phase::Authenticating(login) if verdict != Verdict::Wrong => {

@@ -45,7 +45,7 @@ impl Api {
         call: &Call,
         (name, by): (&str, &Operator),
     ) -> Result<Reply, Problem> {
-        let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        let (path, _) = call.parts();
         let passed = Passed {
             method: call.method.to_string(),
             path: path.to_owned(),

@@ -52,13 +52,15 @@ impl Problem {
             | Refused::Text => StatusCode::BAD_REQUEST,
             Refused::Exists(_) | Refused::Full => StatusCode::CONFLICT,
             Refused::NoAccount(_) | Refused::NoContact { .. } => StatusCode::NOT_FOUND,
-            Refused::Undelivered(_) | Refused::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Undelivered(_) | Refused::Untold { .. } | Refused::Failed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         let field = match refused {
             Refused::Password(_) => Some("password"),
             Refused::Text => Some("body"),
             Refused::NoContact { .. } => Some("contact"),
-            Refused::Failed(_) | Refused::Full => None,
+            Refused::Untold { .. } | Refused::Failed(_) | Refused::Full => None,
             _ => Some(field),
         };
         Self {

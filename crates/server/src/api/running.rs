@@ -59,8 +59,10 @@ impl Api {
         let sessions = node.session_count();
         // It goes on whether or not somebody looks.
         drop(drain::start(node, readiness, self.drain_delay, timeout));
+        let cluster = self.parts.node.nodes();
         let started = json!({
             "node": self.node().name(),
+            "epoch": cluster.map_or_else(String::new, |(own, _)| own.to_string()),
             "sessions": sessions,
             "delay_ms": u64::try_from(self.drain_delay.as_millis()).unwrap_or(u64::MAX),
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
+use rookery_actors::administration::Refused;
 use rookery_actors::audit::Operator;
 use rookery_directory::NodeInfo;
 
@@ -53,8 +54,14 @@ impl Desk {
     pub(crate) async fn answer(self, request: Request, mut replies: Replies) -> io::Result<()> {
         match request {
             Request::AccountChanged(change) => {
-                self.account_changed(&change, &replies.operator()).await;
-                replies.send(&Reply::Done).await
+                let told = self.account_changed(&change, &replies.operator()).await;
+                let reply = match told {
+                    Ok(()) => Reply::Done,
+                    Err(untold) => Reply::Refused {
+                        reason: untold.to_string(),
+                    },
+                };
+                replies.send(&reply).await
             }
             Request::Drain { timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
@@ -118,15 +125,24 @@ impl Desk {
         }
     }
 
-    async fn account_changed(&self, change: &AccountChanged, by: &Operator) {
-        let AccountChanged { account, removed } = change;
-        let act = if *removed {
-            "user-delete"
-        } else {
-            "user-password"
+    async fn account_changed(&self, change: &AccountChanged, by: &Operator) -> Result<(), Refused> {
+        let AccountChanged {
+            account,
+            removed,
+            disabled,
+        } = change;
+        let act = match (removed, disabled) {
+            (true, _) => "user-delete",
+            (false, Some(true)) => "user-disable",
+            (false, Some(false)) => "user-enable",
+            (false, None) => "user-password",
         };
         by.did(act, account.as_str(), Ok(()));
-        self.node.account_changed(account, *removed).await;
+        match disabled {
+            // It has no sessions.
+            Some(false) => Ok(()),
+            Some(true) | None => self.node.account_changed(account, *removed).await,
+        }
     }
 
     /// The drain goes on if the command is interrupted.

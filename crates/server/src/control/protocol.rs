@@ -26,8 +26,38 @@ pub(super) const MAX_REQUEST: u64 = 256 * 1024;
 pub(crate) struct AccountChanged {
     /// The account.
     pub(crate) account: BareJid,
-    /// Whether it is gone, rather than has another password.
+    /// Whether it is gone.
     pub(crate) removed: bool,
+    /// Whether it was disabled or enabled; if it was neither and is not gone, it has another password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disabled: Option<bool>,
+}
+
+impl AccountChanged {
+    /// It is gone.
+    pub(crate) fn removed(account: BareJid) -> Self {
+        Self {
+            account,
+            removed: true,
+            disabled: None,
+        }
+    }
+
+    /// It has another password.
+    pub(crate) fn password(account: BareJid) -> Self {
+        Self {
+            removed: false,
+            ..Self::removed(account)
+        }
+    }
+
+    /// It was disabled, or enabled.
+    pub(crate) fn disabled(account: BareJid, disabled: bool) -> Self {
+        Self {
+            disabled: Some(disabled),
+            ..Self::password(account)
+        }
+    }
 }
 
 /// What a command wants.
@@ -271,13 +301,12 @@ pub(super) fn from_line<T: DeserializeOwned>(line: &str) -> Result<T, Unreadable
 /// A request in the form of the first servers.
 pub(super) fn from_old_line(line: &str) -> Option<AccountChanged> {
     let (verb, address) = line.trim_end_matches('\n').split_once(' ')?;
-    let removed = match verb {
-        "account-removed" => true,
-        "account-changed" => false,
+    let change = match verb {
+        "account-removed" => AccountChanged::removed,
+        "account-changed" => AccountChanged::password,
         _ => return None,
     };
-    let account = BareJid::parse(address).ok()?;
-    Some(AccountChanged { account, removed })
+    Some(change(BareJid::parse(address).ok()?))
 }
 
 impl ClusterNode {
@@ -303,14 +332,16 @@ mod tests {
 
     #[test]
     fn requests_are_read_as_they_were_written() {
-        let changed = AccountChanged {
-            account: ann(),
-            removed: true,
-        };
+        let removed = AccountChanged::removed(ann());
+        let disabled = AccountChanged::disabled(ann(), true);
         for (request, line) in [
             (
-                Request::AccountChanged(changed),
+                Request::AccountChanged(removed),
                 r#"{"version":1,"request":"account-changed","account":"ann@localhost","removed":true}"#,
+            ),
+            (
+                Request::AccountChanged(disabled),
+                r#"{"version":1,"request":"account-changed","account":"ann@localhost","removed":false,"disabled":true}"#,
             ),
             (
                 Request::Drain { timeout_ms: 60_000 },
@@ -420,12 +451,16 @@ mod tests {
 
     #[test]
     fn old_requests_are_read_strictly() {
-        for (line, removed) in [
-            ("account-changed ann@localhost\n", false),
-            ("account-removed ann@localhost\n", true),
+        for (line, expected) in [
+            (
+                "account-changed ann@localhost\n",
+                AccountChanged::password(ann()),
+            ),
+            (
+                "account-removed ann@localhost\n",
+                AccountChanged::removed(ann()),
+            ),
         ] {
-            let account = ann();
-            let expected = AccountChanged { account, removed };
             assert_eq!(from_old_line(line), Some(expected));
         }
         for line in [
