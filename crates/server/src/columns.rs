@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::printable::printable;
+
 /// A JSON array under way; nothing if it is not wanted.
 pub(crate) struct JsonLines {
     wanted: bool,
@@ -33,11 +35,13 @@ impl JsonLines {
     }
 }
 
-/// Writes rows, each cell as wide as the widest of its column.
+/// Writes rows, each cell as wide as the widest of its column. Cells may have been written by users.
 pub(crate) fn write_columns<const N: usize>(
     out: &mut impl Write,
     rows: &[[String; N]],
 ) -> io::Result<()> {
+    let harmless = |row: &[String; N]| row.each_ref().map(|cell| printable(cell));
+    let rows: Vec<[String; N]> = rows.iter().map(harmless).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     for row in rows {
@@ -62,5 +66,12 @@ mod tests {
         write_columns(&mut out, &rows).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text, "A        C\naä  b\n    bbb  c\n");
+    }
+
+    #[test]
+    fn a_cell_begins_no_line() {
+        let mut out = Vec::new();
+        write_columns(&mut out, &[["a\nb\u{202e}".into(), "c".into()]]).unwrap();
+        assert_eq!(out, b"a\\nb\\u{202e}  c\n");
     }
 }

@@ -28,6 +28,7 @@ mod metrics;
 mod password;
 mod portable;
 mod ports_file;
+mod printable;
 mod serve;
 mod service_manager;
 mod sessions;
