@@ -146,12 +146,9 @@ impl AccountStore for PostgresStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
-        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
         let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 ORDER BY jid LIMIT $3";
-        self.read("accounts", async move |mut lease: Lease| {
-            accounts(&mut lease, sql, &domain, &after, limit).await
-        })
-        .await
+        self.list_accounts("accounts", sql, domain, after, limit)
+            .await
     }
 
     async fn disabled_accounts(
@@ -160,30 +157,34 @@ impl AccountStore for PostgresStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
-        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
         let sql = "SELECT jid FROM account WHERE domain = $1 AND jid > $2 AND disabled
                    ORDER BY jid LIMIT $3";
-        self.read("disabled_accounts", async move |mut lease: Lease| {
-            accounts(&mut lease, sql, &domain, &after, limit).await
-        })
-        .await
+        self.list_accounts("disabled_accounts", sql, domain, after, limit)
+            .await
     }
 }
 
-async fn accounts(
-    lease: &mut Lease,
-    sql: &'static str,
-    domain: &str,
-    after: &str,
-    limit: usize,
-) -> Result<Vec<BareJid>, Error> {
-    let rows = lease
-        .query(sql, &[&domain, &after, &to_i64(limit as u64)])
-        .await?;
-    let jids = rows
-        .iter()
-        .map(|row| BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error)));
-    jids.collect()
+impl PostgresStorage {
+    /// A page of accounts; `sql` takes the domain, the address before the first, and how many.
+    async fn list_accounts(
+        &self,
+        op: &'static str,
+        sql: &'static str,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error> {
+        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let limit = to_i64(limit as u64);
+        self.read(op, async move |mut lease: Lease| {
+            let rows = lease.query(sql, &[&domain, &after, &limit]).await?;
+            let jids = rows.iter().map(|row| {
+                BareJid::parse(get(row, 0)?).map_err(|error| Error::corrupt("address", error))
+            });
+            jids.collect()
+        })
+        .await
+    }
 }
 
 /// Creates an account; false if there is one.

@@ -68,12 +68,9 @@ impl AccountStore for SqliteStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
-        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
         let sql = "SELECT jid FROM account WHERE domain = ?1 AND jid > ?2 ORDER BY jid LIMIT ?3";
-        self.read("accounts", move |db| {
-            accounts(db, sql, &domain, &after, limit)
-        })
-        .await
+        self.list_accounts("accounts", sql, domain, after, limit)
+            .await
     }
 
     async fn disabled_accounts(
@@ -82,11 +79,35 @@ impl AccountStore for SqliteStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<BareJid>, Error> {
-        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
         let sql = "SELECT jid FROM account WHERE domain = ?1 AND jid > ?2 AND disabled
                    ORDER BY jid LIMIT ?3";
-        self.read("disabled_accounts", move |db| {
-            accounts(db, sql, &domain, &after, limit)
+        self.list_accounts("disabled_accounts", sql, domain, after, limit)
+            .await
+    }
+}
+
+impl SqliteStorage {
+    /// A page of accounts; `sql` takes the domain, the address before the first, and how many.
+    async fn list_accounts(
+        &self,
+        op: &'static str,
+        sql: &'static str,
+        domain: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BareJid>, Error> {
+        let (domain, after) = (domain.to_owned(), after.unwrap_or_default().to_owned());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(op, move |db| {
+            db.prepare_cached(sql)?
+                .query_and_then(params![domain, after, limit], |row| {
+                    let jid = row
+                        .get_ref(0)?
+                        .as_str()
+                        .map_err(|error| Error::corrupt("address", error))?;
+                    BareJid::parse(jid).map_err(|error| Error::corrupt("address", error))
+                })?
+                .collect()
         })
         .await
     }
@@ -219,23 +240,4 @@ pub(super) fn delete(db: &Connection, account: &BareJid) -> Result<bool, Error> 
     db.prepare_cached("DELETE FROM account WHERE id = ?1")?
         .execute([id])?;
     Ok(true)
-}
-
-fn accounts(
-    db: &Connection,
-    sql: &str,
-    domain: &str,
-    after: &str,
-    limit: usize,
-) -> Result<Vec<BareJid>, Error> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    db.prepare_cached(sql)?
-        .query_and_then(params![domain, after, limit], |row| {
-            let jid = row
-                .get_ref(0)?
-                .as_str()
-                .map_err(|error| Error::corrupt("address", error))?;
-            BareJid::parse(jid).map_err(|error| Error::corrupt("address", error))
-        })?
-        .collect()
 }
