@@ -4,6 +4,8 @@ use rookery_tests::api::{self, Api};
 use rookery_tests::prelude::*;
 use serde_json::{Value, json};
 
+use crate::commands::one_is_left_by_a_drain;
+
 const NOTHING: &Value = &Value::Null;
 
 /// Waits until a node knows so many nodes.
@@ -292,17 +294,8 @@ async fn another_node_is_drained() {
 async fn a_drain_of_another_node_that_runs_out_of_time_says_what_is_left() {
     let cluster = TestCluster::with(2, &[]).await;
     all_know_each_other(&cluster).await;
-    let bob = cluster.node(1).managed("bob/phone").await;
     let drain = ["drain", "--node", "node1", "--timeout", "1s"];
-    let output = cluster.node(0).cli(&drain).await;
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("1 session is left after 1s"), "{error}");
-    cluster
-        .resume(0, bob.break_connection())
-        .await
-        .close()
-        .await;
+    one_is_left_by_a_drain(&cluster, 0, &drain).await;
 }
 
 #[tokio::test]

@@ -143,8 +143,14 @@ async fn a_drained_node_sends_its_clients_elsewhere_and_stays() {
 #[tokio::test]
 async fn a_drain_that_runs_out_of_time_says_what_is_left() {
     let cluster = TestCluster::start(2).await;
+    let drain = ["drain", "--timeout", "1s"];
+    one_is_left_by_a_drain(&cluster, 1, &drain).await;
+}
+
+/// Somebody is on the second node, which is drained by a command on this one.
+pub(crate) async fn one_is_left_by_a_drain(cluster: &TestCluster, on: usize, drain: &[&str]) {
     let bob = cluster.node(1).managed("bob/phone").await;
-    let output = cluster.node(1).cli(&["drain", "--timeout", "1s"]).await;
+    let output = cluster.node(on).cli(drain).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("1 session is left after 1s"), "{error}");

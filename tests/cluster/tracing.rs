@@ -1,11 +1,27 @@
 //! `rookery trace` and its call of the API: the way of a stanza through several nodes.
 
-use rookery_tests::api::{self, Api};
+use rookery_tests::api::{self, Api, Following};
 use rookery_tests::eventually;
 use rookery_tests::prelude::*;
 use serde_json::{Value, json};
 
 use crate::administration::all_know_each_other;
+
+/// The stages of the stanza with this `id`, until a client has confirmed it.
+async fn confirmed(trace: &mut Following<'_>, id: &str) -> Vec<Value> {
+    let is_end = |line: &Value| line["stage"] == "confirmed" && line["id"] == id;
+    let mut stages = trace.until(is_end).await;
+    // What was sent before may still be under way.
+    stages.retain(|line| line["id"] == id);
+    stages
+}
+
+/// These fields of the stages, but for those at which the stanza waited.
+fn way(stages: &[Value], fields: &[&str]) -> Value {
+    let stages = stages.iter().filter(|line| line["stage"] != "held");
+    let way = stages.map(|line| fields.iter().map(|field| line[*field].clone()).collect());
+    Value::Array(way.collect())
+}
 
 #[tokio::test]
 async fn a_message_is_followed_from_node_to_node() {
@@ -27,17 +43,9 @@ async fn a_message_is_followed_from_node_to_node() {
             .await;
         bob.expect(chat_from("alice@localhost/desk", "psst")).await;
         bob.acknowledge().await;
-        let is_end = |line: &Value| line["stage"] == "confirmed" && line["id"] == "m1";
-        let mut stages = trace.until(is_end).await;
-        // What was sent before may still be under way.
-        stages.retain(|line| line["id"] == "m1");
-        let way: Vec<_> = stages
-            .iter()
-            .filter(|line| line["stage"] != "held")
-            .map(|line| [&line["node"], &line["stage"], &line["outcome"]])
-            .collect();
+        let stages = confirmed(&mut trace, "m1").await;
         assert_eq!(
-            json!(way),
+            way(&stages, &["node", "stage", "outcome"]),
             json!([
                 ["node0", "accepted", null],
                 ["node0", "decided", null],
@@ -85,16 +93,9 @@ async fn presence_and_requests_are_followed_from_node_to_node() {
     alice.send(priority(3).with_attr("id", "a1")).await;
     alice.expect(available_from("alice@localhost/desk")).await;
     bob.expect(available_from("alice@localhost/desk")).await;
-    let is_shown = |line: &Value| line["id"] == "a1" && line["stage"] == "confirmed";
-    let mut stages = trace.until(is_shown).await;
-    stages.retain(|line| line["id"] == "a1");
-    let way: Vec<_> = stages
-        .iter()
-        .filter(|line| line["stage"] != "held")
-        .map(|line| [&line["node"], &line["stage"]])
-        .collect();
+    let stages = confirmed(&mut trace, "a1").await;
     assert_eq!(
-        json!(way),
+        way(&stages, &["node", "stage"]),
         json!([
             ["node0", "to-node"],
             ["node1", "from-node"],
@@ -111,16 +112,9 @@ async fn presence_and_requests_are_followed_from_node_to_node() {
         .with_attr("to", "bob@localhost/phone")
         .with_attr("id", "p1");
     alice.send(ping).await;
-    let is_ping = |line: &Value| line["id"] == "p1" && line["stage"] == "confirmed";
-    let mut stages = trace.until(is_ping).await;
-    stages.retain(|line| line["id"] == "p1");
-    let way: Vec<_> = stages
-        .iter()
-        .filter(|line| line["stage"] != "held")
-        .map(|line| [&line["node"], &line["stage"]])
-        .collect();
+    let stages = confirmed(&mut trace, "p1").await;
     assert_eq!(
-        json!(way),
+        way(&stages, &["node", "stage"]),
         json!([
             ["node0", "accepted"],
             ["node0", "decided"],
