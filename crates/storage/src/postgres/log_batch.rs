@@ -1,22 +1,23 @@
-//! One batch of changes to logs, in one transaction of two round trips: lock and read, then write
-//! and commit.
+//! One batch of changes to logs, in one transaction.
+//!
+//! Mostly that is one statement and one round trip: a batch is laid out as if all its accounts were there,
+//! had room, and wanted everything archived, and the database does nothing if that is not so
+//! (`change_logs.sql`). Then it takes two: lock and read, then write and commit.
 
 use std::collections::{HashMap, HashSet};
 
 use rookery_proto::jid::{BareJid, Jid};
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::Row;
 
 use super::{
     get,
-    log_statements::{APPEND, MARK},
+    log_columns::{Columns, NewEntry},
     log_writer::{Change, Outcome},
     pool::Lease,
 };
 use crate::{
-    ArchiveDefault, ArchivePreferences, EntryId, Error, LogCopy, MAX_AHEAD, NewMessage, Pending,
-    Refused, Stored, StoredCopy,
-    log::{peer_hash, to_i64, to_micros, to_u64},
-    metrics,
+    ArchiveDefault, ArchivePreferences, Error, LogCopy, NewMessage, Pending, Refused, Stored,
+    log::{to_i64, to_micros, to_u64},
 };
 
 /// Accounts whose numbers are kept in memory.
@@ -30,20 +31,21 @@ pub(super) enum Failure {
     Committing(Error),
 }
 
-/// The numbers of accounts. A number is never used for another account, so one that is known is right
-/// as long as there is a log for it.
+/// What is known of accounts.
 #[derive(Default)]
 pub(super) struct Accounts {
+    /// A number is never used for another account, so one that is known is right as long as there is a
+    /// log for it.
     numbers: HashMap<BareJid, i64>,
+    /// Those that did not want everything archived when their logs were last read.
+    choosy: HashSet<i64>,
 }
 
-/// A row of `log`, which is locked.
+/// One log, as a batch finds it and changes it.
 struct Log {
     account: i64,
-    last: i64,
+    /// Before the batch.
     undelivered: i64,
-    latest: i64,
-    disorder: i64,
     preferences: ArchivePreferences,
     exceptions: bool,
     /// Contacts, of those that the batch asks for; only filled where the preferences need it.
@@ -51,35 +53,22 @@ struct Log {
     /// Whether the account blocks anybody, and whom.
     has_blocked: bool,
     blocked: HashSet<String>,
-    added: i64,
-    changed: bool,
+    /// How many entries are new, and how many of those are pending.
+    entries: i64,
+    pending: i64,
+    /// How many undelivered ones it may have had for these to fit.
+    room: i64,
+    /// Of what is archived: the first and the last time, and how much earlier than one before it one is.
+    earliest: i64,
+    latest: i64,
+    disorder: i64,
 }
 
-/// The logs of a batch.
+/// The logs of a batch, in the order of the accounts' numbers.
+#[derive(Default)]
 struct Logs {
     places: HashMap<i64, usize>,
     all: Vec<Log>,
-}
-
-/// One side of the messages that a batch adds, column by column.
-#[derive(Default)]
-struct Side<'b> {
-    /// 0: there is no copy.
-    accounts: Vec<i64>,
-    ids: Vec<i64>,
-    peers: Vec<&'b str>,
-    hashes: Vec<i32>,
-    pending: Vec<bool>,
-    archived: Vec<bool>,
-}
-
-/// The messages that a batch adds, column by column.
-#[derive(Default)]
-struct Columns<'b> {
-    times: Vec<i64>,
-    stanzas: Vec<&'b str>,
-    received: Side<'b>,
-    sent: Side<'b>,
 }
 
 /// Writes and commits a batch. Gives what became of its appends.
@@ -88,10 +77,51 @@ pub(super) async fn write(
     accounts: &mut Accounts,
     batch: &[Change],
 ) -> Result<Vec<Outcome>, Failure> {
-    let mut logs = lock(lease, accounts, batch)
+    lease.check().map_err(Failure::Before)?;
+    accounts
+        .learn(lease, batch)
         .await
         .map_err(Failure::Before)?;
-    let mut new = Columns::default();
+    if let Some(logs) = accounts.usual_logs(batch) {
+        let (columns, outcomes) = lay_out(logs, accounts, batch);
+        let written = columns.write(lease, false).await;
+        if let Some(last_ids) = written.map_err(|error| failure(lease, error))? {
+            return Ok(numbered(outcomes, &columns, &last_ids));
+        }
+    }
+    let logs = lock(lease, accounts, batch)
+        .await
+        .map_err(Failure::Before)?;
+    let (columns, outcomes) = lay_out(logs, accounts, batch);
+    if columns.is_empty() {
+        lease.rollback().await.map_err(Failure::Before)?;
+        return Ok(outcomes);
+    }
+    let written = columns.write(lease, true).await;
+    match written.map_err(|error| failure(lease, error))? {
+        Some(last_ids) => Ok(numbered(outcomes, &columns, &last_ids)),
+        None => {
+            let error = Error::corrupt("log", "one that is locked is not there");
+            Err(Failure::Before(error))
+        }
+    }
+}
+
+fn failure(lease: &Lease, error: Error) -> Failure {
+    if lease.is_rolled_back() {
+        Failure::Before(error)
+    } else {
+        Failure::Committing(error)
+    }
+}
+
+/// Decides where everything goes; ids count from the last one of each log.
+fn lay_out<'b>(
+    mut logs: Logs,
+    accounts: &Accounts,
+    batch: &'b [Change],
+) -> (Columns<'b>, Vec<Outcome>) {
+    let mut columns = Columns::default();
     let mut outcomes = Vec::new();
     let mut marks = Vec::new();
     for change in batch {
@@ -99,7 +129,7 @@ pub(super) async fn write(
             Change::Append {
                 messages, limit, ..
             } => {
-                let place = |message| logs.place(accounts, message, *limit, &mut new);
+                let place = |message| logs.place(accounts, message, *limit, &mut columns);
                 outcomes.push(messages.iter().map(place).collect());
             }
             Change::Mark { delivered, .. } => {
@@ -114,10 +144,28 @@ pub(super) async fn write(
     }
     marks.sort_unstable();
     marks.dedup();
-    commit(lease, &logs, &new, &marks.into_iter().unzip())
-        .await
-        .map_err(Failure::Committing)?;
-    Ok(outcomes)
+    columns.marks = marks.into_iter().unzip();
+    for log in &logs.all {
+        log.add_to(&mut columns);
+    }
+    (columns, outcomes)
+}
+
+/// What [`lay_out`] decided, with the ids that came of it.
+fn numbered(mut outcomes: Vec<Outcome>, columns: &Columns<'_>, last_ids: &[i64]) -> Vec<Outcome> {
+    let stored = outcomes.iter_mut().flatten().flatten();
+    for (stored, [received, sent]) in stored.zip(columns.places()) {
+        for (copy, place) in [
+            (&mut stored.recipient, received),
+            (&mut stored.sender, sent),
+        ] {
+            let last = place.and_then(|place| last_ids.get(place));
+            if let (Some(copy), Some(last)) = (copy, last) {
+                copy.id.0 += to_u64(*last);
+            }
+        }
+    }
+    outcomes
 }
 
 /// Begins a transaction that holds the logs of all accounts of the batch that exist.
@@ -125,19 +173,14 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
     let mut is_second_try = false;
     loop {
         accounts.learn(lease, batch).await?;
-        let mut numbers: Vec<i64> = names(batch)
-            .filter_map(|name| accounts.numbers.get(name).copied())
-            .collect();
-        numbers.sort_unstable();
-        numbers.dedup();
+        let numbers = accounts.numbers_of(batch);
         let rows = lease
             .begin_with(
                 "WITH l AS (
-                     SELECT account, last, undelivered, latest, disorder, archive_default, exceptions
+                     SELECT account, undelivered, archive_default, exceptions
                      FROM log WHERE account = ANY ($1::bigint[]) ORDER BY account FOR UPDATE
                  )
-                 SELECT array_agg(account), array_agg(last), array_agg(undelivered),
-                     array_agg(latest), array_agg(disorder), array_agg(archive_default),
+                 SELECT array_agg(account), array_agg(undelivered), array_agg(archive_default),
                      array_agg(exceptions), array_agg(EXISTS (
                          SELECT 1 FROM blocked b WHERE b.account = l.account))
                  FROM l",
@@ -148,6 +191,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
         if logs.all.len() == numbers.len() || is_second_try {
             logs.learn_preferences(lease, accounts, batch).await?;
             logs.learn_blocked(lease).await?;
+            accounts.learn_choosy(&logs);
             return Ok(logs);
         }
         // An account was deleted, and perhaps there is one of its name again.
@@ -197,6 +241,7 @@ impl Accounts {
         unknown.dedup();
         if self.numbers.len() + unknown.len() > MAX_ACCOUNTS {
             self.numbers.clear();
+            self.choosy.clear();
             unknown = names(batch).map(BareJid::as_str).collect();
         }
         let rows = lease
@@ -212,46 +257,74 @@ impl Accounts {
         }
         Ok(())
     }
+
+    /// The numbers of those accounts of a batch that are known, ascending.
+    fn numbers_of(&self, batch: &[Change]) -> Vec<i64> {
+        let mut numbers: Vec<i64> = names(batch)
+            .filter_map(|name| self.numbers.get(name).copied())
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// The logs of a batch as they most likely are; `None` if it is known that they are not.
+    fn usual_logs(&self, batch: &[Change]) -> Option<Logs> {
+        if names(batch).any(|name| !self.numbers.contains_key(name)) {
+            return None;
+        }
+        let numbers = self.numbers_of(batch);
+        if numbers.is_empty() || numbers.iter().any(|number| self.choosy.contains(number)) {
+            return None;
+        }
+        let mut logs = Logs::default();
+        for number in numbers {
+            logs.push(Log::new(number));
+        }
+        Some(logs)
+    }
+
+    /// Takes note of who has which preferences.
+    fn learn_choosy(&mut self, logs: &Logs) {
+        for log in &logs.all {
+            if log.exceptions || log.preferences.default != ArchiveDefault::Always {
+                self.choosy.insert(log.account);
+            } else {
+                self.choosy.remove(&log.account);
+            }
+        }
+    }
 }
 
 impl Logs {
     /// Reads the one row that locking gives: columns of arrays.
     fn read(rows: &[Row]) -> Result<Self, Error> {
-        let mut logs = Self {
-            places: HashMap::new(),
-            all: Vec::new(),
-        };
+        let mut logs = Self::default();
         let row = match rows.first() {
             Some(row) if get::<Option<Vec<i64>>>(row, 0)?.is_some() => row,
             _ => return Ok(logs),
         };
-        let column = |number| get::<Vec<i64>>(row, number);
-        let accounts = column(0)?;
-        let (last, undelivered) = (column(1)?, column(2)?);
-        let (latest, disorder, default) = (column(3)?, column(4)?, column(5)?);
-        let exceptions: Vec<bool> = get(row, 6)?;
-        let has_blocked: Vec<bool> = get(row, 7)?;
+        let accounts: Vec<i64> = get(row, 0)?;
+        let (undelivered, default): (Vec<i64>, Vec<i64>) = (get(row, 1)?, get(row, 2)?);
+        let (exceptions, has_blocked): (Vec<bool>, Vec<bool>) = (get(row, 3)?, get(row, 4)?);
         for (place, account) in accounts.into_iter().enumerate() {
-            logs.places.insert(account, place);
-            logs.all.push(Log {
-                account,
-                last: last[place],
+            logs.push(Log {
                 undelivered: undelivered[place],
-                latest: latest[place],
-                disorder: disorder[place],
                 preferences: ArchivePreferences {
                     default: ArchiveDefault::from_number(default[place])?,
                     ..ArchivePreferences::default()
                 },
                 exceptions: exceptions[place],
-                contacts: HashSet::new(),
                 has_blocked: has_blocked[place],
-                blocked: HashSet::new(),
-                added: 0,
-                changed: false,
+                ..Log::new(account)
             });
         }
         Ok(logs)
+    }
+
+    fn push(&mut self, log: Log) {
+        self.places.insert(log.account, self.all.len());
+        self.all.push(log);
     }
 
     /// Reads what the preferences of some accounts depend on.
@@ -341,7 +414,7 @@ impl Logs {
         accounts: &Accounts,
         message: &'b NewMessage,
         limit: usize,
-        new: &mut Columns<'b>,
+        columns: &mut Columns<'b>,
     ) -> Result<Stored, Refused> {
         let mut received = None;
         if let Some(copy) = &message.recipient {
@@ -364,55 +437,80 @@ impl Logs {
             sent = Some((place, copy));
         }
         let at = to_micros(message.at);
-        let mut enter = |copy: Option<(usize, &'b LogCopy)>, side: &mut Side<'b>| {
-            let stored = copy.and_then(|(place, copy)| self.all[place].enter(copy, at));
-            match (copy, stored) {
-                (Some((place, copy)), Some(stored)) => {
-                    side.push(self.all[place].account, copy, stored);
-                }
-                _ => side.push_none(),
-            }
-            stored
-        };
-        let stored = Stored {
-            recipient: enter(received, &mut new.received),
-            sender: enter(sent, &mut new.sent),
-        };
-        new.times.push(at);
-        new.stanzas.push(&message.stanza);
-        Ok(stored)
+        let mut enter =
+            |(place, copy): (usize, &'b LogCopy)| self.all[place].enter(place, copy, at);
+        let (received, sent) = (received.and_then(&mut enter), sent.and_then(&mut enter));
+        columns.push(at, &message.stanza, received, sent);
+        Ok(Stored {
+            recipient: received.map(NewEntry::stored),
+            sender: sent.map(NewEntry::stored),
+        })
     }
 }
 
 impl Log {
-    fn check(&self, copy: &LogCopy, limit: usize) -> Result<(), Refused> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        if copy.pending == Pending::Offline && self.undelivered + self.added >= limit {
+    /// A log with nothing undelivered, of an account that wants everything archived.
+    fn new(account: i64) -> Self {
+        Self {
+            account,
+            undelivered: 0,
+            preferences: ArchivePreferences::default(),
+            exceptions: false,
+            contacts: HashSet::new(),
+            has_blocked: false,
+            blocked: HashSet::new(),
+            entries: 0,
+            pending: 0,
+            room: i64::MAX,
+            earliest: i64::MAX,
+            latest: i64::MIN,
+            disorder: 0,
+        }
+    }
+
+    fn check(&mut self, copy: &LogCopy, limit: usize) -> Result<(), Refused> {
+        if copy.pending != Pending::Offline {
+            return Ok(());
+        }
+        let room = to_i64(limit as u64) - 1 - self.pending;
+        self.room = self.room.min(room);
+        if self.undelivered > room {
             return Err(Refused::Full);
         }
         Ok(())
     }
 
     /// Adds an entry, if the log keeps one of the message.
-    fn enter(&mut self, copy: &LogCopy, at: i64) -> Option<StoredCopy> {
+    fn enter<'b>(&mut self, place: usize, copy: &'b LogCopy, at: i64) -> Option<NewEntry<'b>> {
         let archived = copy.archive && self.archives(&copy.peer);
         let pending = copy.pending != Pending::No;
         if !archived && !pending {
             return None;
         }
-        self.last += 1;
-        self.changed = true;
-        if pending {
-            self.added += 1;
-        }
+        self.entries += 1;
+        self.pending += i64::from(pending);
         if archived {
             self.disorder = self.disorder.max(self.latest.saturating_sub(at));
             self.latest = self.latest.max(at);
+            self.earliest = self.earliest.min(at);
         }
-        Some(StoredCopy {
-            id: EntryId(to_u64(self.last)),
+        Some(NewEntry {
+            place,
+            id: self.entries,
             archived,
+            copy,
         })
+    }
+
+    fn add_to(&self, columns: &mut Columns<'_>) {
+        let logs = &mut columns.logs;
+        logs.accounts.push(self.account);
+        logs.entries.push(self.entries);
+        logs.pending.push(self.pending);
+        logs.room.push(self.room);
+        logs.earliest.push(self.earliest);
+        logs.latest.push(self.latest);
+        logs.disorder.push(self.disorder);
     }
 
     /// Whether the account blocks the one whom a message comes from (XEP-0191 §3.3).
@@ -434,75 +532,4 @@ impl Log {
             ArchiveDefault::Roster => self.contacts.contains(peer.bare_str()),
         }
     }
-}
-
-impl<'b> Side<'b> {
-    fn push(&mut self, account: i64, copy: &'b LogCopy, stored: StoredCopy) {
-        self.accounts.push(account);
-        self.ids.push(to_i64(stored.id.0));
-        self.peers.push(copy.peer.as_str());
-        self.hashes.push(peer_hash(&copy.peer));
-        self.pending.push(copy.pending != Pending::No);
-        self.archived.push(stored.archived);
-    }
-
-    fn push_none(&mut self) {
-        self.accounts.push(0);
-        self.ids.push(0);
-        self.peers.push("");
-        self.hashes.push(0);
-        self.pending.push(false);
-        self.archived.push(false);
-    }
-}
-
-/// Writes all that a batch changes, and commits.
-async fn commit(
-    lease: &mut Lease,
-    logs: &Logs,
-    new: &Columns<'_>,
-    marks: &(Vec<i64>, Vec<i64>),
-) -> Result<(), Error> {
-    let changed = || logs.all.iter().filter(|log| log.changed);
-    let of_changed = |what: fn(&Log) -> i64| -> Vec<i64> { changed().map(what).collect() };
-    if changed().next().is_none() && marks.0.is_empty() {
-        return lease.rollback().await;
-    }
-    let accounts = of_changed(|log| log.account);
-    let (last, added) = (of_changed(|log| log.last), of_changed(|log| log.added));
-    let (latest, disorder) = (of_changed(|log| log.latest), of_changed(|log| log.disorder));
-    let (received, sent) = (&new.received, &new.sent);
-    let append: &[&(dyn ToSql + Sync)] = &[
-        &new.times,
-        &new.stanzas,
-        &received.accounts,
-        &received.ids,
-        &received.peers,
-        &received.hashes,
-        &received.pending,
-        &received.archived,
-        &sent.accounts,
-        &sent.ids,
-        &sent.peers,
-        &sent.hashes,
-        &sent.pending,
-        &sent.archived,
-        &accounts,
-        &last,
-        &added,
-        &latest,
-        &disorder,
-    ];
-    let ahead = i32::try_from(MAX_AHEAD).unwrap_or(i32::MAX);
-    let mark: &[&(dyn ToSql + Sync)] = &[&marks.0, &marks.1, &ahead];
-    let [marked, _] = lease
-        .commit_with([
-            (!marks.0.is_empty()).then_some((MARK, mark)),
-            (!accounts.is_empty()).then_some((APPEND, append)),
-        ])
-        .await?;
-    if let Some(row) = marked.first() {
-        metrics::LOG_ROWS_DELIVERED.inc_by(to_u64(get(row, 0)?));
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ mod breaker;
 mod config;
 mod log;
 mod log_batch;
-mod log_statements;
+mod log_columns;
 mod log_writer;
 mod pool;
 mod profile;

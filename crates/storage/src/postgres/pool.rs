@@ -20,7 +20,11 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
+use tokio_postgres::{
+    Client, Row, Statement,
+    error::{DbError, Severity, SqlState},
+    types::ToSql,
+};
 
 use super::{breaker::Breaker, config::Target, explain};
 use crate::{Error, metrics};
@@ -128,6 +132,7 @@ impl Pool {
             permit: Some(permit),
             state: State::Free,
             refused: None,
+            is_rolled_back: false,
         })
     }
 
@@ -298,19 +303,6 @@ impl Pool {
     }
 }
 
-/// What a statement is given.
-pub(super) type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
-
-async fn run_some(
-    client: &Client,
-    request: Option<(Statement, Parameters<'_>)>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    match request {
-        Some((statement, parameters)) => client.query(&statement, parameters).await,
-        None => Ok(Vec::new()),
-    }
-}
-
 /// What is under way on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -329,6 +321,7 @@ pub(super) struct Lease {
     permit: Option<OwnedSemaphorePermit>,
     state: State,
     refused: Option<SqlState>,
+    is_rolled_back: bool,
 }
 
 impl Lease {
@@ -359,35 +352,26 @@ impl Lease {
         self.script("COMMIT", State::Free).await
     }
 
-    /// Runs these statements, the only ones of their transaction that write, and commits, in one
-    /// round trip.
-    pub(super) async fn commit_with(
+    /// Runs this query and commits, in one round trip: in the transaction that was begun, or in one of its
+    /// own.
+    pub(super) async fn query_and_commit(
         &mut self,
-        [one, two]: [Option<(&'static str, Parameters<'_>)>; 2],
-    ) -> Result<[Vec<Row>; 2], Error> {
-        let one = self.prepare_some(one).await?;
-        let two = self.prepare_some(two).await?;
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        if self.state == State::Free {
+            return self.query(sql, parameters).await;
+        }
+        let statement = self.prepare(sql).await?;
         self.state = State::Busy;
         let client = self.client()?;
         // Sent in this order. After an error the server takes COMMIT for ROLLBACK.
-        let (one, two, committed) = tokio::join!(
+        let (rows, committed) = tokio::join!(
             biased;
-            run_some(client, one),
-            run_some(client, two),
+            client.query(&statement, parameters),
             client.batch_execute("COMMIT")
         );
-        let both = one.and_then(|one| two.map(|two| [one, two]));
-        self.finish(both.and_then(|both| committed.map(|()| both)), State::Free)
-    }
-
-    async fn prepare_some<'p>(
-        &mut self,
-        request: Option<(&'static str, Parameters<'p>)>,
-    ) -> Result<Option<(Statement, Parameters<'p>)>, Error> {
-        match request {
-            Some((sql, parameters)) => Ok(Some((self.prepare(sql).await?, parameters))),
-            None => Ok(None),
-        }
+        self.finish(rows.and_then(|rows| committed.map(|()| rows)), State::Free)
     }
 
     /// Rolls back.
@@ -438,6 +422,22 @@ impl Lease {
         })
     }
 
+    /// Whether the server said that it has undone the last request, so that nothing was committed.
+    pub(super) fn is_rolled_back(&self) -> bool {
+        self.is_rolled_back
+    }
+
+    /// Finds out whether the connection is still there, as far as that is known without a request.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is not.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.client()?.is_closed() {
+            return Err(Error::unavailable("the connection was closed"));
+        }
+        Ok(())
+    }
+
     async fn script(&mut self, sql: &str, after: State) -> Result<(), Error> {
         self.state = State::Busy;
         let result = self.client()?.batch_execute(sql).await;
@@ -473,6 +473,7 @@ impl Lease {
         after: State,
     ) -> Result<T, Error> {
         self.refused = None;
+        self.is_rolled_back = false;
         let error = match result {
             Ok(value) => {
                 self.state = after;
@@ -484,6 +485,9 @@ impl Lease {
         // An error of the data leaves the connection usable. Whatever else happened, a new one is
         // the safe choice: the server may be going down, or have become a read-only replica.
         self.refused.clone_from(&code);
+        // One that ends the connection may come behind the commit.
+        let severity = error.as_db_error().and_then(DbError::parsed_severity);
+        self.is_rolled_back = severity == Some(Severity::Error);
         if self.refused_data() {
             // If there was a transaction, it has failed; rolling back without one does no harm.
             self.state = State::Transaction;

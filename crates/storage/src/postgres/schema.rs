@@ -27,6 +27,10 @@ const MIGRATIONS: &[Migration] = &[
         needs: 1,
         sql: VERSION_3,
     },
+    Migration {
+        needs: 1,
+        sql: VERSION_4,
+    },
 ];
 
 /// Taken by the node that migrates; an arbitrary number.
@@ -213,6 +217,9 @@ const VERSION_3: &str = "
     ALTER TABLE account ADD COLUMN disabled BOOLEAN NOT NULL DEFAULT false;
     CREATE INDEX account_disabled ON account (domain, jid) WHERE disabled;
 ";
+
+/// Logs are written by a function.
+const VERSION_4: &str = include_str!("change_logs.sql");
 
 /// Brings the schema up to date. Of several nodes that start at once, one does it.
 ///
