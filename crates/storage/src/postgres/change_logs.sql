@@ -71,12 +71,13 @@ BEGIN
     IF NOT is_checked AND EXISTS (
         SELECT FROM blocked b WHERE b.account = ANY (for_accounts)
     ) AND EXISTS (
-        SELECT FROM (
-            SELECT for_accounts[r.place] AS account, r.peer, split_part(r.peer, '/', 1) AS bare
-            FROM unnest(received_places, received_peers) AS r (place, peer)
-        ) r
-        JOIN blocked b ON b.account = r.account
-            AND b.jid IN (r.peer, r.bare, regexp_replace(r.bare, '^[^@]*@', ''))
+        SELECT FROM unnest(received_places, received_peers) AS r (place, peer)
+        WHERE (
+            SELECT count(*) FROM blocked b
+            WHERE b.account = for_accounts[r.place] AND b.jid = ANY (ARRAY[
+                r.peer, split_part(r.peer, '/', 1),
+                regexp_replace(split_part(r.peer, '/', 1), '^[^@]*@', '')])
+        ) > 0
     ) THEN
         last_ids := NULL;
         RETURN;

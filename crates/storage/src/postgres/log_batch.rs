@@ -2,7 +2,7 @@
 //!
 //! Mostly that is one statement and one round trip: a batch is laid out as if all its accounts were there,
 //! had room, and wanted everything archived, and the database does nothing if that is not so
-//! (`change_logs.sql`). Then it takes two: lock and read, then write and commit.
+//! (`change_logs.sql`, `add_message.sql`). Then it takes two: lock and read, then write and commit.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::{
     get,
-    log_columns::{Columns, NewEntry},
+    log_columns::{Columns, NewEntry, names_to_block},
     log_writer::{Change, Outcome},
     pool::Lease,
 };
@@ -84,7 +84,7 @@ pub(super) async fn write(
         .map_err(Failure::Before)?;
     if let Some(logs) = accounts.usual_logs(batch) {
         let (columns, outcomes) = lay_out(logs, accounts, batch);
-        let written = columns.write(lease, false).await;
+        let written = columns.write(lease).await;
         if let Some(last_ids) = written.map_err(|error| failure(lease, error))? {
             return Ok(numbered(outcomes, &columns, &last_ids));
         }
@@ -97,14 +97,12 @@ pub(super) async fn write(
         lease.rollback().await.map_err(Failure::Before)?;
         return Ok(outcomes);
     }
-    let written = columns.write(lease, true).await;
-    match written.map_err(|error| failure(lease, error))? {
-        Some(last_ids) => Ok(numbered(outcomes, &columns, &last_ids)),
-        None => {
-            let error = Error::corrupt("log", "one that is locked is not there");
-            Err(Failure::Before(error))
-        }
-    }
+    let written = columns.write_checked(lease).await;
+    let Some(last_ids) = written.map_err(|error| failure(lease, error))? else {
+        let error = Error::corrupt("log", "one that is locked is not there");
+        return Err(Failure::Before(error));
+    };
+    Ok(numbered(outcomes, &columns, &last_ids))
 }
 
 fn failure(lease: &Lease, error: Error) -> Failure {
@@ -270,7 +268,10 @@ impl Accounts {
 
     /// The logs of a batch as they most likely are; `None` if it is known that they are not.
     fn usual_logs(&self, batch: &[Change]) -> Option<Logs> {
-        if names(batch).any(|name| !self.numbers.contains_key(name)) {
+        let makes_no_entry = |copy: &LogCopy| !copy.archive && copy.pending == Pending::No;
+        if copies(batch).any(makes_no_entry)
+            || names(batch).any(|name| !self.numbers.contains_key(name))
+        {
             return None;
         }
         let numbers = self.numbers_of(batch);
@@ -513,12 +514,12 @@ impl Log {
         logs.disorder.push(self.disorder);
     }
 
-    /// Whether the account blocks the one whom a message comes from (XEP-0191 §3.3).
+    /// Whether the account blocks the one whom a message comes from.
     fn blocks(&self, copy: &LogCopy) -> bool {
-        let peer = &copy.peer;
-        let names = [peer.as_str(), peer.bare_str(), peer.domain()];
-        peer.bare_str() != copy.account.as_str()
-            && names.iter().any(|name| self.blocked.contains(*name))
+        !self.blocked.is_empty()
+            && names_to_block(copy)
+                .iter()
+                .any(|name| self.blocked.contains(*name))
     }
 
     /// Whether the account's preferences want messages with `peer` archived.

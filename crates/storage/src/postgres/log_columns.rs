@@ -1,4 +1,4 @@
-//! What a batch adds to logs, column by column, and the call that writes it.
+//! What a batch adds to logs, column by column, and the calls that write it.
 
 use tokio_postgres::types::ToSql;
 
@@ -13,6 +13,10 @@ use crate::{
 const CHANGE: &str = "SELECT last_ids, now_delivered FROM change_logs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
     $23, $24, $25)";
+
+/// See `add_message.sql`.
+const ADD: &str = "SELECT one_id, two_id FROM add_message(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
 /// The changes of a batch.
 #[derive(Default)]
@@ -57,10 +61,8 @@ struct Side<'b> {
     /// From 1; 0: there is no copy.
     places: Vec<i32>,
     ids: Vec<i64>,
-    peers: Vec<&'b str>,
-    hashes: Vec<i32>,
-    pending: Vec<bool>,
     archived: Vec<bool>,
+    copies: Vec<Option<&'b LogCopy>>,
 }
 
 impl<'b> Columns<'b> {
@@ -90,18 +92,35 @@ impl<'b> Columns<'b> {
         self.times.is_empty() && self.marks.0.is_empty()
     }
 
-    /// Writes it, in a transaction of its own or in the one which holds the logs, which is committed then.
-    /// Gives the last id that each log had; `None` if nothing was done, because a log is not there or,
-    /// unless it `is_checked`, something may have to be refused.
+    /// Writes it, in a transaction of its own. Gives the last id that each log had; `None` if nothing was
+    /// done, because a log is not there or something may have to be refused.
     ///
     /// # Errors
     /// Failures only. Whether it was committed all the same, the lease knows.
-    pub(super) async fn write(
+    pub(super) async fn write(&self, lease: &mut Lease) -> Result<Option<Vec<i64>>, Error> {
+        match self.single() {
+            Some(single) => self.write_single(lease, single).await,
+            None => self.write_all(lease, false).await,
+        }
+    }
+
+    /// Writes it in the transaction which holds the logs, and where all was checked, and commits that.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub(super) async fn write_checked(&self, lease: &mut Lease) -> Result<Option<Vec<i64>>, Error> {
+        self.write_all(lease, true).await
+    }
+
+    async fn write_all(
         &self,
         lease: &mut Lease,
         is_checked: bool,
     ) -> Result<Option<Vec<i64>>, Error> {
         let (logs, received, sent) = (&self.logs, &self.received, &self.sent);
+        let (received_peers, sent_peers) = (received.peers(), sent.peers());
+        let (received_hashes, sent_hashes) = (received.hashes(), sent.hashes());
+        let (received_pending, sent_pending) = (received.pending(), sent.pending());
         let ahead = i32::try_from(MAX_AHEAD).unwrap_or(i32::MAX);
         let parameters: &[&(dyn ToSql + Sync)] = &[
             &is_checked,
@@ -116,15 +135,15 @@ impl<'b> Columns<'b> {
             &self.stanzas,
             &received.places,
             &received.ids,
-            &received.peers,
-            &received.hashes,
-            &received.pending,
+            &received_peers,
+            &received_hashes,
+            &received_pending,
             &received.archived,
             &sent.places,
             &sent.ids,
-            &sent.peers,
-            &sent.hashes,
-            &sent.pending,
+            &sent_peers,
+            &sent_hashes,
+            &sent_pending,
             &sent.archived,
             &self.marks.0,
             &self.marks.1,
@@ -137,6 +156,118 @@ impl<'b> Columns<'b> {
         metrics::LOG_ROWS_DELIVERED.inc_by(to_u64(get(row, 1)?));
         get(row, 0)
     }
+
+    /// The copies of the only message, if there are no other changes, in the order of the logs.
+    fn single(&self) -> Option<[Option<SingleCopy<'b>>; 2]> {
+        if self.times.len() != 1 || !self.marks.0.is_empty() {
+            return None;
+        }
+        let copy_in = |place: usize| {
+            [&self.received, &self.sent].into_iter().find_map(|side| {
+                let is_there = usize::try_from(side.places[0]) == Ok(place + 1);
+                side.copies[0].filter(|_| is_there).map(|copy| SingleCopy {
+                    account: self.logs.accounts[place],
+                    room: self.logs.room[place],
+                    archived: side.archived[0],
+                    copy,
+                })
+            })
+        };
+        match (
+            self.logs.entries.as_slice(),
+            self.received.copies[0].is_some(),
+            self.sent.copies[0].is_some(),
+        ) {
+            ([1, 1], true, true) => Some([copy_in(0), copy_in(1)]),
+            ([1], true, false) | ([1], false, true) => Some([copy_in(0), None]),
+            _ => None,
+        }
+    }
+
+    async fn write_single(
+        &self,
+        lease: &mut Lease,
+        [one, two]: [Option<SingleCopy<'b>>; 2],
+    ) -> Result<Option<Vec<i64>>, Error> {
+        let received = self.received.copies[0];
+        let recipient = received.and_then(|copy| {
+            let of = |single: &&SingleCopy<'_>| std::ptr::eq(single.copy, copy);
+            [&one, &two]
+                .into_iter()
+                .flatten()
+                .find(of)
+                .map(|single| single.account)
+        });
+        let names = received.map(names_to_block).unwrap_or_default();
+        let (one, two) = (SingleColumns::from(one), SingleColumns::from(two));
+        let parameters: &[&(dyn ToSql + Sync)] = &[
+            &self.times[0],
+            &self.stanzas[0],
+            &recipient,
+            &names,
+            &one.account,
+            &one.peer,
+            &one.hash,
+            &one.pending,
+            &one.archived,
+            &one.room,
+            &two.account,
+            &two.peer,
+            &two.hash,
+            &two.pending,
+            &two.archived,
+            &two.room,
+        ];
+        let rows = lease.query_and_commit(ADD, parameters).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let ids: [Option<i64>; 2] = [get(row, 0)?, get(row, 1)?];
+        Ok(ids[0].map(|_| ids.into_iter().flatten().map(|id| id - 1).collect()))
+    }
+}
+
+/// A copy of the only message.
+#[derive(Clone, Copy)]
+struct SingleCopy<'b> {
+    account: i64,
+    room: i64,
+    archived: bool,
+    copy: &'b LogCopy,
+}
+
+/// What is written of it; nothing if there is none.
+#[derive(Default)]
+struct SingleColumns<'b> {
+    account: Option<i64>,
+    peer: Option<&'b str>,
+    hash: Option<i32>,
+    pending: Option<bool>,
+    archived: Option<bool>,
+    room: Option<i64>,
+}
+
+impl<'b> From<Option<SingleCopy<'b>>> for SingleColumns<'b> {
+    fn from(single: Option<SingleCopy<'b>>) -> Self {
+        single.map_or_else(Self::default, |single| Self {
+            account: Some(single.account),
+            peer: Some(single.copy.peer.as_str()),
+            hash: Some(peer_hash(&single.copy.peer)),
+            pending: Some(single.copy.pending != Pending::No),
+            archived: Some(single.archived),
+            room: Some(single.room),
+        })
+    }
+}
+
+/// The names by which the owner of a copy may block the one whom it comes from (XEP-0191 §3.3); none if it
+/// is the owner.
+pub(super) fn names_to_block(copy: &LogCopy) -> Vec<&str> {
+    let peer = &copy.peer;
+    if peer.bare_str() == copy.account.as_str() {
+        return Vec::new();
+    }
+    vec![peer.as_str(), peer.bare_str(), peer.domain()]
 }
 
 impl NewEntry<'_> {
@@ -154,13 +285,25 @@ impl<'b> Side<'b> {
         let place = entry.map(|entry| i32::try_from(entry.place + 1).unwrap_or(i32::MAX));
         self.places.push(place.unwrap_or(0));
         self.ids.push(entry.map_or(0, |entry| entry.id));
-        self.peers
-            .push(entry.map_or("", |entry| entry.copy.peer.as_str()));
-        self.hashes
-            .push(entry.map_or(0, |entry| peer_hash(&entry.copy.peer)));
-        self.pending
-            .push(entry.is_some_and(|entry| entry.copy.pending != Pending::No));
         self.archived
             .push(entry.is_some_and(|entry| entry.archived));
+        self.copies.push(entry.map(|entry| entry.copy));
+    }
+
+    fn peers(&self) -> Vec<&'b str> {
+        self.column("", |copy| copy.peer.as_str())
+    }
+
+    fn hashes(&self) -> Vec<i32> {
+        self.column(0, |copy| peer_hash(&copy.peer))
+    }
+
+    fn pending(&self) -> Vec<bool> {
+        self.column(false, |copy| copy.pending != Pending::No)
+    }
+
+    fn column<T: Copy>(&self, none: T, of: impl Fn(&'b LogCopy) -> T) -> Vec<T> {
+        let all = self.copies.iter();
+        all.map(|copy| copy.map_or(none, &of)).collect()
     }
 }

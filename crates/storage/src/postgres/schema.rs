@@ -218,8 +218,11 @@ const VERSION_3: &str = "
     CREATE INDEX account_disabled ON account (domain, jid) WHERE disabled;
 ";
 
-/// Logs are written by a function.
-const VERSION_4: &str = include_str!("change_logs.sql");
+/// Logs are written by functions.
+const VERSION_4: &str = concat!(
+    include_str!("change_logs.sql"),
+    include_str!("add_message.sql")
+);
 
 /// Brings the schema up to date. Of several nodes that start at once, one does it.
 ///
