@@ -500,6 +500,51 @@ pub(crate) async fn a_blocked_sender_is_refused(place: Place) {
     assert_eq!(super::archive::all(&storage, &ann).await.len(), 5);
 }
 
+/// Whichever log comes first, and although the node that writes knows nothing of what has changed.
+pub(crate) async fn a_message_that_is_refused_leaves_logs_as_they_were(place: Place) {
+    let (storage, other) = (place.open().await, place.open().await);
+    add(&storage, &["ann", "bob", "cat"]).await;
+    for (from, to) in [("ann", "bob"), ("bob", "ann")] {
+        let account = |name: &str| bare(&format!("{name}@localhost"));
+        let (sender, recipient) = (account(from), account(to));
+        let send = |stanza: &str| {
+            let mut message = chat(&format!("{sender}/desk"), recipient.as_str(), stanza);
+            message.recipient.as_mut().unwrap().pending = Pending::Offline;
+            message
+        };
+        let append_all = async |stanzas: &[&str], limit: usize| {
+            let messages = stanzas.iter().map(|stanza| send(stanza)).collect();
+            storage.append(messages, limit).await.unwrap()
+        };
+        let first = append(&storage, send("first")).await;
+        mark(&storage, &recipient, &[first]).await;
+        let before = super::archive::all(&storage, &sender).await.len();
+
+        other
+            .block(&recipient, &[jid(sender.as_str())])
+            .await
+            .unwrap();
+        assert_eq!(append_all(&["1"], 9).await, [Err(Refused::Blocked)]);
+        assert_eq!(append_all(&["2", "3"], 9).await, [Err(Refused::Blocked); 2]);
+        other.unblock(&recipient, None).await.unwrap();
+        assert_eq!(append_all(&["4"], 0).await, [Err(Refused::Full)]);
+        assert_eq!(append_all(&["5", "6"], 0).await, [Err(Refused::Full); 2]);
+
+        // What comes now is undelivered, for both, and nothing else is.
+        let with = |name: &str| chat("cat@localhost/tv", name, "now");
+        for name in [&sender, &recipient] {
+            let id = append(&storage, with(name.as_str())).await;
+            let now = undelivered(&other, name).await;
+            assert_eq!(stanzas(&now), ["now"], "{from}, {name}");
+            assert_eq!(other.undelivered_count(name).await.unwrap(), 1);
+            mark(&storage, name, &[id]).await;
+            assert_eq!(other.undelivered_count(name).await.unwrap(), 0);
+        }
+        let after = super::archive::all(&storage, &sender).await.len();
+        assert_eq!(after, before + 1, "{from}");
+    }
+}
+
 pub(crate) async fn accounts_with_undelivered_entries_are_found(place: Place) {
     let storage = place.open().await;
     add(&storage, &["ann", "bob", "eve"]).await;

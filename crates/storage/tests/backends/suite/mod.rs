@@ -180,6 +180,7 @@ macro_rules! run_suite {
             log: entries_come_back_in_order_with_all_they_hold,
             log: undelivered_entries_are_read_in_pages,
             log: a_blocked_sender_is_refused,
+            log: a_message_that_is_refused_leaves_logs_as_they_were,
             log: accounts_with_undelivered_entries_are_found,
             log: both_ends_get_a_copy,
             log: a_message_to_oneself_may_have_two_copies,
