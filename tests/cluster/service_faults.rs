@@ -221,6 +221,27 @@ async fn a_flush_under_load_is_repaired() {
     }
 }
 
+/// What Redis loses may be the word that an account was disabled, or removed: as if it had been on its way.
+#[tokio::test]
+async fn a_lost_word_of_an_accounts_end_is_made_up_for() {
+    let cluster = TestCluster::start(2).await;
+    let mut alice = cluster.online(0, "alice/desk").await;
+    let mut bob = cluster.online(1, "bob/phone").await;
+    let mut carol = cluster.online(1, "carol/tv").await;
+    let (client, connection) = tokio_postgres::connect(cluster.database(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let change = "UPDATE account SET disabled = true WHERE jid = 'bob@localhost';
+        DELETE FROM account WHERE jid = 'carol@localhost'";
+    client.batch_execute(change).await.unwrap();
+    assert_eq!(cluster.redis.command("FLUSHALL").await, "+OK");
+    bob.expect_stream_error("not-authorized").await;
+    carol.expect_stream_error("not-authorized").await;
+    let mut dave = cluster.online(1, "dave/x").await;
+    talk(&mut dave, &mut alice, "still here").await;
+}
+
 /// Redis is killed and comes back empty under load.
 #[tokio::test]
 async fn a_redis_that_dies_under_load_is_filled_again() {

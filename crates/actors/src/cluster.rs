@@ -52,6 +52,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How many accounts are looked up at once when nodes may not have heard of changes.
+const BARRED_ACCOUNTS: usize = 200;
+
 /// What the process shares of its cluster.
 pub struct Cluster {
     /// JIDs to nodes.
@@ -544,7 +547,7 @@ async fn publish(node: &Arc<NodeShared>, index: usize) -> Result<(), rookery_dir
     if index + 1 == node.shards().len() {
         // Until now others took these sessions for gone, and their messages only went to the log. Frames are
         // lost as well, perhaps the last ones from a node that has nothing more to say.
-        read_all_logs(node).await;
+        make_up_for_lost_frames(node).await;
         if cluster.given_up.swap(false, Ordering::Relaxed) {
             run_everywhere(node, Shard::show_again).await;
         }
@@ -644,8 +647,15 @@ fn collect(node: &Arc<NodeShared>, cluster: &Cluster, lost: NodeInfo, rows: Vec<
     });
 }
 
+/// Frames may have been lost on their way: storage says what messages they leave undelivered, and which
+/// accounts are no more.
+pub(crate) async fn make_up_for_lost_frames(node: &Arc<NodeShared>) {
+    read_all_logs(node).await;
+    run_everywhere(node, Shard::end_barred).await;
+}
+
 /// Live deliveries were lost on their way: what they leave undelivered is found in the log.
-pub(crate) async fn read_all_logs(node: &Arc<NodeShared>) {
+async fn read_all_logs(node: &Arc<NodeShared>) {
     run_everywhere(node, Shard::read_all_logs).await;
 }
 
@@ -667,6 +677,28 @@ async fn run_everywhere(node: &NodeShared, job: impl Fn(&Rc<Shard>) + Clone + Se
 }
 
 impl Shard {
+    /// Others may have disabled or removed accounts, and the word of it was lost: their sessions end.
+    fn end_barred(self: &Rc<Self>) {
+        let accounts: Vec<BareJid> = self.accounts.borrow().keys().cloned().collect();
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            for some in accounts.chunks(BARRED_ACCOUNTS) {
+                let barred = loop {
+                    match shard.node().storage.barred(some).await {
+                        Ok(barred) => break barred,
+                        Err(error) => {
+                            tracing::debug!(%error, "accounts were not looked up; it is tried again");
+                            tokio::time::sleep(LONGEST_PAUSE).await;
+                        }
+                    }
+                };
+                for account in barred {
+                    shard.end_sessions(&account, StreamCondition::NotAuthorized);
+                }
+            }
+        });
+    }
+
     /// Others have given this node up, and it has returned: those who may see its sessions see them again,
     /// and they see those of others.
     fn show_again(self: &Rc<Self>) {

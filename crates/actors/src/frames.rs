@@ -7,7 +7,7 @@ use rookery_bus::{Frame, Inbound};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::Jid;
 
-use crate::cluster::{read_all_logs, run, tell_of_accounts_again};
+use crate::cluster::{make_up_for_lost_frames, run, tell_of_accounts_again};
 use crate::node::{NodeShared, end_sessions};
 use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
@@ -29,8 +29,8 @@ pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
             drop(done);
         }
         Inbound::Gap { from } => {
-            tracing::warn!(%from, "frames from a node were lost; the log is read");
-            read_all_logs(node).await;
+            tracing::warn!(%from, "frames from a node were lost; storage is asked");
+            make_up_for_lost_frames(node).await;
         }
         Inbound::Returned {
             to,

@@ -41,6 +41,12 @@ pub trait AccountStore {
         Ok(keys.map(|keys| keys.credentials))
     }
 
+    /// Those of the accounts that nobody may log in to: they do not exist, or are disabled.
+    ///
+    /// # Errors
+    /// Failures only.
+    async fn barred(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error>;
+
     /// Replaces the keys (a password change). False if there is no such account.
     ///
     /// # Errors

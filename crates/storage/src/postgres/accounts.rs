@@ -1,5 +1,7 @@
 //! `account`, and the rows that every account has in `roster` and `log`.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use rookery_proto::{
     credentials::{Credentials, ScramKeys},
@@ -91,6 +93,24 @@ impl AccountStore for PostgresStorage {
                 credentials,
                 is_disabled: get(row, 8)?,
             }))
+        })
+        .await
+    }
+
+    async fn barred(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error> {
+        let mut accounts = accounts.to_vec();
+        self.read("barred", async move |mut lease: Lease| {
+            let names: Vec<&str> = accounts.iter().map(BareJid::as_str).collect();
+            let rows = lease
+                .query(
+                    "SELECT jid FROM account WHERE jid = ANY ($1::text[]) AND NOT disabled",
+                    &[&names],
+                )
+                .await?;
+            let enabled: Result<HashSet<&str>, _> = rows.iter().map(|row| get(row, 0)).collect();
+            let enabled = enabled?;
+            accounts.retain(|account| !enabled.contains(account.as_str()));
+            Ok(accounts)
         })
         .await
     }

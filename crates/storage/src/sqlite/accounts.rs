@@ -24,6 +24,22 @@ impl AccountStore for SqliteStorage {
             .await
     }
 
+    async fn barred(&self, accounts: &[BareJid]) -> Result<Vec<BareJid>, Error> {
+        let accounts = accounts.to_vec();
+        self.read("barred", move |db| {
+            let mut query =
+                db.prepare_cached("SELECT 1 FROM account WHERE jid = ?1 AND NOT disabled")?;
+            let mut barred = Vec::new();
+            for account in accounts {
+                if !query.exists([account.as_str()])? {
+                    barred.push(account);
+                }
+            }
+            Ok(barred)
+        })
+        .await
+    }
+
     async fn set_credentials(
         &self,
         account: &BareJid,

@@ -51,6 +51,20 @@ pub(crate) async fn credentials_read_back_as_they_were_set(place: Place) {
     );
 }
 
+pub(crate) async fn accounts_without_a_login_are_found(place: Place) {
+    let storage = place.open().await;
+    add(&storage, &["ann", "bob", "cat", "dan"]).await;
+    let [ann, bob, cat, dan, eve] =
+        ["ann", "bob", "cat", "dan", "eve"].map(|name| bare(&format!("{name}@localhost")));
+    for (account, disabled) in [(&bob, true), (&cat, true), (&cat, false)] {
+        assert!(storage.set_disabled(account, disabled).await.unwrap());
+    }
+    storage.delete(&dan).await.unwrap();
+    let asked = [ann, bob.clone(), cat, dan.clone(), eve.clone()];
+    assert_eq!(storage.barred(&asked).await.unwrap(), [bob, dan, eve]);
+    assert!(storage.barred(&[]).await.unwrap().is_empty());
+}
+
 pub(crate) async fn a_disabled_account_keeps_what_is_its_own(place: Place) {
     let storage = place.open().await;
     add(&storage, &["ann", "bob", "cat"]).await;

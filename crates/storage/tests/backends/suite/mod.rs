@@ -157,6 +157,7 @@ macro_rules! run_suite {
         $crate::run_suite! { $place;
             accounts: an_account_is_created_once,
             accounts: credentials_read_back_as_they_were_set,
+            accounts: accounts_without_a_login_are_found,
             accounts: a_disabled_account_keeps_what_is_its_own,
             accounts: a_change_by_another_process_is_seen_by_the_next_read,
             accounts: accounts_are_listed_in_pages_by_domain,
