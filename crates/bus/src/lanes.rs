@@ -5,13 +5,14 @@
 //! so nothing waits at light load and batches grow under load. While traffic is steady a batch also
 //! waits [`Limits::gather`], which costs latency and saves most of the appends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use hashbrown::HashMap;
 use rookery_proto::cluster::Epoch;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -122,7 +123,7 @@ impl Lanes {
         let pushed = if self.shared.is_closed() {
             Err(Reason::Closed)
         } else {
-            self.lane(to).push(&frame, &self.shared)
+            self.with_lane(to, |lane| lane.push(&frame, &self.shared))
         };
         pushed.map_err(|reason| {
             match reason {
@@ -214,16 +215,16 @@ impl Lanes {
         }
     }
 
-    fn lane(&self, to: Epoch) -> Arc<Lane> {
-        let known = self
-            .by_node
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&to)
-            .cloned();
-        if let Some(lane) = known {
-            return lane;
+    fn with_lane<T>(&self, to: Epoch, run: impl FnOnce(&Lane) -> T) -> T {
+        let lanes = self.by_node.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(&to) {
+            return run(lane);
         }
+        drop(lanes);
+        run(&self.lane(to))
+    }
+
+    fn lane(&self, to: Epoch) -> Arc<Lane> {
         let mut lanes = self.by_node.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let lane = Arc::new(Lane::new(to));

@@ -380,7 +380,7 @@ impl Reader {
                 };
                 self.last = position;
                 let Some(batch) = body(entry) else { continue };
-                if !self.inbox.take(position, &batch).await {
+                if !self.inbox.take(position, batch).await {
                     return;
                 }
             }
