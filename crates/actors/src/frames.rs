@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::join_all;
-use rookery_bus::frame::Place;
-use rookery_bus::{Ack, Batch, Deliver, Frame, Frames, Inbound, Incoming};
+use rookery_bus::frame::{BatchError, Found, Place};
+use rookery_bus::{Ack, Batch, Deliver, Frame, Frames, Inbound};
 use rookery_proto::cluster::Epoch;
-use rookery_proto::jid::Jid;
+use rookery_proto::jid::{FullJid, Jid};
 
 use crate::cluster::{read_all_logs, run, tell_of_accounts_again};
 use crate::node::{NodeShared, end_sessions};
@@ -73,28 +74,25 @@ impl<'n> Arrivals<'n> {
     }
 
     fn take(&mut self, from: Epoch, frames: Frames, done: Ack) {
-        let (batch, frames) = frames.take_apart();
+        let Frames {
+            read,
+            batch,
+            places,
+        } = frames;
+        for frame in read {
+            take_frame(self, from, frame);
+        }
         for tasks in &mut self.shards {
             tasks.push(Task::Open(from, batch.clone()));
         }
-        for incoming in frames {
-            let taken = incoming.and_then(|incoming| match incoming {
-                Incoming::Delivery(place) => {
-                    let delivery = batch.delivery(place)?;
+        for place in places {
+            match batch.find(place) {
+                Ok(Found::Delivery(delivery)) => {
                     let index = self.node.shard_of(delivery.account());
                     self.add(index, Task::Deliver(place));
-                    Ok(())
                 }
-                Incoming::Frame(frame) => {
-                    if trace::is_on() {
-                        trace_frame(self.node, from, &frame);
-                    }
-                    take_frame(self, from, frame);
-                    Ok(())
-                }
-            });
-            if let Err(error) = taken {
-                tracing::error!(%error, "a frame from another node is lost");
+                Ok(Found::Other(frame)) => take_frame(self, from, frame),
+                Err(error) => lost(&error),
             }
         }
         self.done.push(done);
@@ -123,16 +121,21 @@ impl<'n> Arrivals<'n> {
 
 impl Shard {
     fn carry_out_all(self: &Rc<Self>, tasks: Vec<Task>) {
+        let accepted = Instant::now();
         let mut open = None;
         for task in tasks {
             match task {
                 Task::Open(from, batch) => open = Some((from, batch)),
                 Task::Deliver(place) => {
                     if let Some((from, batch)) = &open {
-                        self.deliver_packed(*from, batch, place);
+                        self.deliver_packed(*from, batch, place, accepted);
                     }
                 }
-                Task::DeliverRead(delivery) => self.deliver_from_bus(delivery),
+                Task::DeliverRead(delivery) => {
+                    let bare = delivery.to.first().map(FullJid::bare_str);
+                    let account = bare.and_then(|bare| self.accounts.borrow().get(bare).cloned());
+                    self.deliver_from_bus(delivery, account);
+                }
                 Task::Work(work) => self.accept(work),
                 Task::Other(job) => job(self),
             }
@@ -140,38 +143,51 @@ impl Shard {
     }
 
     /// A delivery is read where it is handled: what it holds is allocated and freed on one thread.
-    fn deliver_packed(self: &Rc<Self>, from: Epoch, batch: &Batch, place: Place) {
-        let read = batch.delivery(place).and_then(|delivery| {
-            let account = self.accounts.borrow().get(delivery.account()).cloned();
-            let known = |session: &str| {
-                let (_, resource) = session.split_once('/')?;
-                Some(account.as_ref()?.resource(resource)?.jid.clone())
-            };
-            delivery.read(known, account.as_ref().map(|account| &account.jid))
-        });
-        let deliver = match read {
+    fn deliver_packed(
+        self: &Rc<Self>,
+        from: Epoch,
+        batch: &Batch,
+        place: Place,
+        accepted: Instant,
+    ) {
+        let Ok(Found::Delivery(delivery)) = batch.find(place) else {
+            return;
+        };
+        let account = self.accounts.borrow().get(delivery.account()).cloned();
+        let known = |session: &str| account.as_ref()?.session(session);
+        let bare = account.as_ref().map(|account| &account.jid);
+        let deliver = match delivery.read(known, bare) {
             Ok(deliver) => deliver,
-            Err(error) => {
-                tracing::error!(%error, "a frame from another node is lost");
-                return;
-            }
+            Err(error) => return lost(&error),
         };
         if trace::is_on() {
             trace_delivery(self.node(), from, &deliver);
         }
-        self.deliver_from_bus(FromBus::of(self.node(), deliver));
+        self.deliver_from_bus(FromBus::of(self.node(), deliver, accepted), account);
     }
+}
+
+/// What another node wrote makes no sense.
+fn lost(error: &BatchError) {
+    tracing::error!(%error, "a frame from another node is lost");
+    rookery_bus::metrics::unreadable();
 }
 
 fn take_frame(arrivals: &mut Arrivals<'_>, from: Epoch, frame: Frame) {
     let node = arrivals.node;
+    if trace::is_on() {
+        trace_frame(node, from, &frame);
+    }
     match frame {
         Frame::Deliver(deliver) => {
             let Some(first) = deliver.to.first() else {
                 return;
             };
             let index = node.shard_of(first.bare_str());
-            arrivals.add(index, Task::DeliverRead(FromBus::of(node, deliver)));
+            arrivals.add(
+                index,
+                Task::DeliverRead(FromBus::of(node, deliver, Instant::now())),
+            );
         }
         Frame::Broadcast { stanza, to } => {
             let share = node.from_nodes.share(stanza.size());
@@ -342,7 +358,7 @@ pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_d
                         step
                     }
                 });
-                let mut parcel = FromBus::of(node, deliver).parcel;
+                let mut parcel = FromBus::of(node, deliver, Instant::now()).parcel;
                 parcel.hops += 1;
                 run(node, node.shard_of(first.bare_str()), move |shard| {
                     if in_doubt {

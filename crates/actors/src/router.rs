@@ -109,7 +109,7 @@ pub(crate) struct FromBus {
 
 impl FromBus {
     /// It has been in the queue for the log, on the node that sent it.
-    pub(crate) fn of(node: &NodeShared, deliver: Deliver) -> Self {
+    pub(crate) fn of(node: &NodeShared, deliver: Deliver, accepted: Instant) -> Self {
         let share = node.from_nodes.share(deliver.stanza.size());
         Self {
             parcel: Parcel {
@@ -118,7 +118,7 @@ impl FromBus {
                 counts: deliver.counts,
                 passed_log: true,
                 share: Some(share),
-                ..Parcel::counted(deliver.stanza, Instant::now())
+                ..Parcel::counted(deliver.stanza, accepted)
             },
             to: deliver.to,
             responsible: deliver.responsible,
@@ -1076,13 +1076,17 @@ impl Shard {
         }
     }
 
-    /// A stanza from another node for resources of one account.
-    pub(crate) fn deliver_from_bus(self: &Rc<Self>, delivery: FromBus) {
+    /// A stanza from another node for resources of one account, which is there if it has any here.
+    pub(crate) fn deliver_from_bus(
+        self: &Rc<Self>,
+        delivery: FromBus,
+        account: Option<Rc<Account>>,
+    ) {
         let Some(first) = delivery.to.first() else {
             return;
         };
         let bare = first.bare_str();
-        let Some(account) = self.accounts.borrow().get(bare).cloned() else {
+        let Some(account) = account else {
             self.cache.borrow_mut().forget(bare);
             return self.not_here(delivery);
         };

@@ -32,8 +32,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-pub use self::v4::{Delivery, Place};
-pub(crate) use self::v4::{Found, find};
+pub(crate) use self::v4::find;
+pub use self::v4::{Delivery, Found, Place};
 use crate::Frames;
 use crate::moved::{LogRef, MovedSession, ResumeReady, ResumeRefused};
 

@@ -3,43 +3,38 @@
 use std::sync::Arc;
 
 use crate::Frame;
-use crate::frame::{BatchError, Delivery, Found, Place, find};
+use crate::frame::{BatchError, Found, Place, find};
 
-/// Frames from one node, in the order sent. Deliveries among them are read later, by whoever handles them.
-#[derive(Debug)]
-pub struct Frames(Kind);
-
-#[derive(Debug)]
-enum Kind {
-    /// Of a version that is read as a whole.
-    Read(Vec<Frame>),
-    Packed(Batch, Vec<Place>),
+/// Frames from one node, in the order sent.
+///
+/// Those of the newest version are still to be read, one by one ([`Batch::find`]): a delivery best by the
+/// thread that handles it.
+#[derive(Debug, Default)]
+pub struct Frames {
+    /// Those of a version that is read as a whole; then there are no others.
+    pub read: Vec<Frame>,
+    /// Where the others are.
+    pub batch: Batch,
+    /// Their places there.
+    pub places: Vec<Place>,
 }
 
 /// The octets of a batch, which clones share.
 #[derive(Clone, Debug, Default)]
 pub struct Batch(Arc<Vec<u8>>);
 
-/// One of [`Frames`].
-#[derive(Debug)]
-pub enum Incoming {
-    /// A delivery that is still to be read ([`Batch::delivery`]).
-    Delivery(Place),
-    /// Any other frame, or a delivery from a node that speaks an older version.
-    Frame(Frame),
-}
-
 impl Frames {
     pub(crate) fn packed(batch: Vec<u8>, places: Vec<Place>) -> Self {
-        Self(Kind::Packed(Batch(Arc::new(batch)), places))
+        Self {
+            read: Vec::new(),
+            batch: Batch(Arc::new(batch)),
+            places,
+        }
     }
 
     /// How many they are.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Kind::Read(frames) => frames.len(),
-            Kind::Packed(_, places) => places.len(),
-        }
+        self.read.len() + self.places.len()
     }
 
     /// Whether there are none.
@@ -47,56 +42,41 @@ impl Frames {
         self.len() == 0
     }
 
-    /// One after the other, and the batch that deliveries are read from. One that cannot be read is an error,
-    /// and those behind it follow.
-    pub fn take_apart(self) -> (Batch, impl Iterator<Item = Result<Incoming, BatchError>>) {
-        let (batch, read, places) = match self.0 {
-            Kind::Read(frames) => (Batch::default(), frames, Vec::new()),
-            Kind::Packed(batch, places) => (batch, Vec::new(), places),
-        };
-        let from = batch.clone();
-        let packed = places.into_iter().map(move |place| {
-            Ok(match find(&from.0, place)? {
-                Found::Delivery(_) => Incoming::Delivery(place),
-                Found::Other(frame) => Incoming::Frame(frame),
-            })
-        });
-        let read = read.into_iter().map(|frame| Ok(Incoming::Frame(frame)));
-        (batch, read.chain(packed))
-    }
-
     /// Reads all of them.
     ///
     /// # Errors
     /// [`BatchError::Damaged`] if one cannot be read.
     pub fn read(self) -> Result<Vec<Frame>, BatchError> {
-        let (batch, all) = self.take_apart();
-        all.map(|incoming| match incoming? {
-            Incoming::Frame(frame) => Ok(frame),
-            Incoming::Delivery(place) => {
-                let deliver = batch.delivery(place)?.read(|_| None, None)?;
-                Ok(Frame::Deliver(deliver))
-            }
-        })
-        .collect()
+        let Self {
+            mut read,
+            batch,
+            places,
+        } = self;
+        for place in places {
+            read.push(match batch.find(place)? {
+                Found::Delivery(delivery) => Frame::Deliver(delivery.read(|_| None, None)?),
+                Found::Other(frame) => frame,
+            });
+        }
+        Ok(read)
     }
 }
 
 impl From<Vec<Frame>> for Frames {
-    fn from(frames: Vec<Frame>) -> Self {
-        Self(Kind::Read(frames))
+    fn from(read: Vec<Frame>) -> Self {
+        Self {
+            read,
+            ..Self::default()
+        }
     }
 }
 
 impl Batch {
-    /// The delivery at a place of this batch.
+    /// The frame at a place of this batch.
     ///
     /// # Errors
-    /// [`BatchError::Damaged`] if there is none.
-    pub fn delivery(&self, place: Place) -> Result<Delivery<'_>, BatchError> {
-        match find(&self.0, place)? {
-            Found::Delivery(delivery) => Ok(delivery),
-            Found::Other(_) => Err(BatchError::Damaged("no delivery".to_owned())),
-        }
+    /// [`BatchError::Damaged`] if it cannot be read.
+    pub fn find(&self, place: Place) -> Result<Found<'_>, BatchError> {
+        find(&self.0, place)
     }
 }

@@ -369,8 +369,8 @@ impl Lane {
             return Err(Reason::Full);
         }
         let bytes = state.push(frame, version, &shared.limits)?;
-        // While a batch is being appended the task looks for the next one by itself.
-        let wake = !state.sending;
+        // The task goes on by itself until there is nothing left.
+        let wake = state.frames == 1;
         drop(state);
         metrics::QUEUED.inc();
         metrics::QUEUED_BYTES.add(signed(bytes));

@@ -32,7 +32,7 @@ mod transport;
 pub use error::{Error, Reason, Refused};
 pub use frame::{Deliver, Frame, Sessions};
 pub use inbox::Ack;
-pub use incoming::{Batch, Frames, Incoming};
+pub use incoming::{Batch, Frames};
 pub use limits::Limits;
 pub use memory::{MemoryBus, MemoryHub};
 pub use moved::{LogRef, MovedSession, MovedStanza, ResumeReady, ResumeRefused};

@@ -103,9 +103,12 @@ pub(super) fn places(batch: &[u8], body: usize, frames: usize) -> Option<Vec<Pla
     rest.is_empty().then_some(places)
 }
 
-/// What stands at a place: a delivery that is still to be read, or another frame.
-pub(crate) enum Found<'b> {
+/// A frame in a batch.
+#[derive(Debug)]
+pub enum Found<'b> {
+    /// A delivery that is still to be read.
     Delivery(Delivery<'b>),
+    /// Any other frame.
     Other(Frame),
 }
 
@@ -163,7 +166,9 @@ impl<'b> Delivery<'b> {
         known: impl Fn(&str) -> Option<FullJid>,
         account: Option<&BareJid>,
     ) -> Option<Deliver> {
-        let Self { switches, mut rest, .. } = self;
+        let Self {
+            switches, mut rest, ..
+        } = self;
         let session = |text: &str| known(text).or_else(|| FullJid::prepared(text).ok());
         let first = session(self.session)?;
         let mut to = Sessions::new();

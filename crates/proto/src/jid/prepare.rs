@@ -27,7 +27,10 @@ pub(super) fn is_plain(local: Option<&str>, domain: &str, resource: Option<&str>
     };
     let is_resource = |part: &str| {
         let is_printable = |byte| matches!(byte, 0x20..=0x7e);
-        fits(part) && part.bytes().fold(true, |all, byte| all & is_printable(byte))
+        fits(part)
+            && part
+                .bytes()
+                .fold(true, |all, byte| all & is_printable(byte))
     };
     local.is_none_or(is_local) && is_domain(domain) && resource.is_none_or(is_resource)
 }

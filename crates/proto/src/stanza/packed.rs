@@ -115,7 +115,9 @@ impl Stanza {
         let [from, id, lang, extra] = [length(FROM)?, length(ID)?, length(LANG)?, length(EXTRA)?];
         let inner = octets.number()?;
         let index = Content::unpack_index(&mut octets)?;
-        let length = [id, lang, extra, inner].into_iter().try_fold(from, usize::checked_add)?;
+        let length = [id, lang, extra, inner]
+            .into_iter()
+            .try_fold(from, usize::checked_add)?;
         let texts = octets.text_of(length)?;
         if !octets.is_empty() {
             return None;
