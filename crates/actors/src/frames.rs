@@ -58,8 +58,8 @@ enum Task {
     Open(Epoch, Batch),
     Deliver(Place),
     /// A delivery from a node that speaks an older version.
-    DeliverRead(FromBus),
-    Work(Work),
+    DeliverRead(Box<FromBus>),
+    Work(Box<Work>),
     Other(ShardJob),
 }
 
@@ -134,9 +134,9 @@ impl Shard {
                 Task::DeliverRead(delivery) => {
                     let bare = delivery.to.first().map(FullJid::bare_str);
                     let account = bare.and_then(|bare| self.accounts.borrow().get(bare).cloned());
-                    self.deliver_from_bus(delivery, account);
+                    self.deliver_from_bus(*delivery, account);
                 }
-                Task::Work(work) => self.accept(work),
+                Task::Work(work) => self.accept(*work),
                 Task::Other(job) => job(self),
             }
         }
@@ -186,7 +186,7 @@ fn take_frame(arrivals: &mut Arrivals<'_>, from: Epoch, frame: Frame) {
             let index = node.shard_of(first.bare_str());
             arrivals.add(
                 index,
-                Task::DeliverRead(FromBus::of(node, deliver, Instant::now())),
+                Task::DeliverRead(Box::new(FromBus::of(node, deliver, Instant::now()))),
             );
         }
         Frame::Broadcast { stanza, to } => {
@@ -198,7 +198,8 @@ fn take_frame(arrivals: &mut Arrivals<'_>, from: Epoch, frame: Frame) {
             };
             for (index, to) in node.by_shard(to) {
                 let presence = presence.clone();
-                arrivals.add(index, Task::Work(Work::Broadcast { presence, to }));
+                let work = Work::Broadcast { presence, to };
+                arrivals.add(index, Task::Work(Box::new(work)));
             }
         }
         Frame::RosterChanged {

@@ -66,6 +66,10 @@ struct LaneState {
     sending: bool,
     frames: usize,
     bytes: usize,
+    /// What the metrics have of `frames` and `bytes`.
+    noted: Queued,
+    /// How long the last batch was; the next one will be like it.
+    usual_bytes: usize,
 }
 
 /// A batch. The last one takes more frames unless it is being appended.
@@ -302,6 +306,7 @@ impl Shared {
             } else if sending.since.elapsed() > self.limits.give_up {
                 break;
             }
+            lane.lock().note();
             tokio::time::sleep(RETRY).await;
         }
         Outcome {
@@ -368,12 +373,10 @@ impl Lane {
         if !state.has_room(&shared.limits) {
             return Err(Reason::Full);
         }
-        let bytes = state.push(frame, version, &shared.limits)?;
+        state.push(frame, version, &shared.limits)?;
         // The task goes on by itself until there is nothing left.
         let wake = state.frames == 1;
         drop(state);
-        metrics::QUEUED.inc();
-        metrics::QUEUED_BYTES.add(signed(bytes));
         if wake {
             self.work.notify_one();
         }
@@ -434,7 +437,9 @@ impl Lane {
             frames: next.frames,
             since: next.since,
         };
+        state.usual_bytes = sending.batch.len();
         state.sending = true;
+        state.note();
         Some(sending)
     }
 
@@ -469,13 +474,12 @@ impl Lane {
     }
 
     fn taken_out(&self, mut state: MutexGuard<'_, LaneState>, batches: &[Gathering]) {
-        let frames = batches.iter().map(|batch| batch.frames).sum();
-        let bytes = batches.iter().map(|batch| batch.body.len()).sum();
+        let frames: usize = batches.iter().map(|batch| batch.frames).sum();
+        let bytes: usize = batches.iter().map(|batch| batch.body.len()).sum();
         state.frames -= frames;
         state.bytes -= bytes;
+        state.note();
         drop(state);
-        metrics::QUEUED.sub(signed(frames));
-        metrics::QUEUED_BYTES.sub(signed(bytes));
         self.room.notify_waiters();
     }
 
@@ -489,8 +493,18 @@ impl LaneState {
         self.frames < limits.queue_frames && self.bytes < limits.queue_bytes
     }
 
-    /// Returns the frame's length.
-    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<usize, Reason> {
+    /// Tells the metrics, which all lanes share: not for each frame, as threads would wait for each other.
+    fn note(&mut self) {
+        let now = Queued {
+            frames: self.frames,
+            bytes: self.bytes,
+        };
+        let was = std::mem::replace(&mut self.noted, now);
+        metrics::QUEUED.add(signed(now.frames) - signed(was.frames));
+        metrics::QUEUED_BYTES.add(signed(now.bytes) - signed(was.bytes));
+    }
+
+    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<(), Reason> {
         let may_add = self.batches.len() > usize::from(self.sending);
         let takes_more = |last: &&mut Gathering| {
             may_add
@@ -502,13 +516,14 @@ impl LaneState {
             last.add(frame)?
         } else {
             let mut batch = Gathering::new(version);
+            batch.body.reserve(self.usual_bytes);
             let bytes = batch.add(frame)?;
             self.batches.push_back(batch);
             bytes
         };
         self.frames += 1;
         self.bytes += bytes;
-        Ok(bytes)
+        Ok(())
     }
 }
 
