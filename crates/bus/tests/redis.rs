@@ -126,7 +126,7 @@ async fn after_an_empty_restart_the_receiver_learns_what_it_missed() {
     loop {
         match within(inbound.recv()).await.unwrap() {
             Inbound::Frames { frames, .. } => {
-                assert_eq!(frames.read().unwrap(), [frame(1, number)])
+                assert_eq!(frames.read().unwrap(), [frame(1, number)]);
             }
             Inbound::Gap { from } => break assert_eq!(from, Epoch(1)),
             other @ Inbound::Returned { .. } => panic!("{other:?}"),

@@ -11,11 +11,10 @@ pub struct Octets<'a>(&'a [u8]);
 #[inline]
 pub fn put_number(out: &mut Vec<u8>, mut number: usize) {
     while number >= 0x80 {
-        // The lowest seven bits.
-        out.push((number & 0x7f) as u8 | 0x80);
+        out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.push(number.to_le_bytes()[0]);
 }
 
 /// Appends a text and, before it, its length.
