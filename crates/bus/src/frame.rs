@@ -1,9 +1,11 @@
 //! What nodes say to each other, and how it is written. The only file that names the serializer.
 //!
-//! A batch is one bincode value (standard configuration: little-endian, variable-length integers):
+//! A batch is one bincode value (standard configuration: little-endian, variable-length integers), or
+//! rather, since version 4, its head is and the frames follow:
 //!
 //! ```text
-//! format version (u8) · sender's epoch · sequence · time of the oldest frame (µs since 1970) · frames
+//! format version (u8) · sender's epoch · sequence · time of the oldest frame (µs since 1970)
+//! · number of frames · frames
 //! ```
 //!
 //! The version is the first byte as it stands; a node refuses a version that it does not speak. A new
@@ -16,7 +18,7 @@
 //! | 1 | the start (`frame/v1.rs`) |
 //! | 2 | the log's entry of a delivered message, carbons, sessions that move between nodes |
 //! | 3 | what operators ask of other nodes |
-//! | 4 | frames that can be told apart without reading them, deliveries that are packed by hand (`frame/v4.rs`) |
+//! | 4 | no kinds: frames can be told apart without reading them, and deliveries are packed by hand (`frame/v4.rs`) |
 
 mod v1;
 mod v4;
@@ -275,7 +277,7 @@ pub fn write_batch(version: u8, head: BatchHead, frames: usize, body: &[u8]) -> 
     batch
 }
 
-/// Reads a batch of any version that is spoken here.
+/// Reads a batch of any version that is spoken here. The frames of version 4 are only told apart.
 ///
 /// # Errors
 /// [`BatchError`]; never panics, and allocates no more than a constant times the batch's length.

@@ -556,6 +556,11 @@ fn a_stanza_of_each_kind_is_unpacked_as_it_was() {
     ];
     for start in kinds {
         let name = start.split(' ').next().unwrap();
+        let error = if start.ends_with("'error'") {
+            "<error type='cancel'/>"
+        } else {
+            ""
+        };
         for to in [
             "",
             "bob@example.com/phone",
@@ -569,7 +574,7 @@ fn a_stanza_of_each_kind_is_unpacked_as_it_was() {
             };
             let xml = format!(
                 "<{start}{to} xmlns='jabber:client' xml:lang='de' xmlns:x='urn:x' x:hint='1' \
-                 from='ann@example.com/b\u{fc}ro'><x:query xmlns='urn:y'>\u{e9}</x:query></{name}>"
+                 from='ann@example.com/b\u{fc}ro'><x:query xmlns='urn:y'>\u{e9}</x:query>{error}</{name}>"
             );
             let stanza = Stanza::from_xml(&xml).unwrap();
             let mut packed = Vec::new();
