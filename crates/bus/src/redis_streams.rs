@@ -36,6 +36,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then refused = -1
 elseif redis.call('XLEN', KEYS[1]) > tonumber(ARGV[1]) then refused = -2 end
 if refused < 0 then
     redis.call('XDEL', KEYS[1], redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1])
+    if redis.call('XLEN', KEYS[1]) == 0 then redis.call('UNLINK', KEYS[1]) end
 end
 return refused
 ";
