@@ -58,6 +58,13 @@ impl Account {
             .cloned()
     }
 
+    /// The address of the resource that is bound under it, so that it need not be made again.
+    pub fn session(&self, address: &str) -> Option<FullJid> {
+        let resources = self.resources.borrow();
+        let found = resources.iter().find(|r| r.jid.as_str() == address)?;
+        Some(found.jid.clone())
+    }
+
     /// Whether the resource is still one of the account's.
     pub fn holds(&self, resource: &Rc<Resource>) -> bool {
         self.resources

@@ -406,6 +406,9 @@ fn remote(row: SessionRow) -> Remote {
     }
 }
 
+/// How many batches of other nodes are handed to the shards at once.
+const INBOUND_AT_ONCE: usize = 16;
+
 /// Starts the tasks that listen to the directory and to the bus, on the calling arbiter.
 pub(crate) fn start(node: &Arc<NodeShared>) {
     let Some(cluster) = &node.cluster else { return };
@@ -429,8 +432,9 @@ pub(crate) fn start(node: &Arc<NodeShared>) {
     });
     let for_frames = Arc::clone(node);
     actix_rt::spawn(async move {
-        while let Some(inbound) = frames.recv().await {
-            take_inbound(&for_frames, inbound).await;
+        let mut inbound = Vec::with_capacity(INBOUND_AT_ONCE);
+        while frames.recv_many(&mut inbound, INBOUND_AT_ONCE).await > 0 {
+            take_inbound(&for_frames, &mut inbound).await;
         }
     });
 }
@@ -830,7 +834,7 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < 2 {
             match heard.recv().await.unwrap() {
-                rookery_bus::Inbound::Frames { frames, .. } => all.extend(frames),
+                rookery_bus::Inbound::Frames { frames, .. } => all.extend(frames.read().unwrap()),
                 other => panic!("{other:?}"),
             }
         }

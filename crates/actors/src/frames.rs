@@ -2,113 +2,192 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use rookery_bus::{Frame, Inbound};
+use futures_util::future::join_all;
+use rookery_bus::frame::{BatchError, Found, Place};
+use rookery_bus::{Ack, Batch, Deliver, Frame, Frames, Inbound};
 use rookery_proto::cluster::Epoch;
-use rookery_proto::jid::Jid;
+use rookery_proto::jid::{FullJid, Jid};
 
 use crate::cluster::{make_up_for_lost_frames, run, tell_of_accounts_again};
 use crate::node::{NodeShared, end_sessions};
 use crate::operators;
 use crate::presence_list::{BlockListChanged, RosterChanged};
 use crate::router::FromBus;
-use crate::shard::{Broadcast, Parcel, Shard, ShardJob, Work};
+use crate::shard::{Broadcast, Shard, ShardJob, Work};
 use crate::trace::{self, Stage};
 
-pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: Inbound) {
-    match inbound {
-        Inbound::Frames { from, frames, done } => {
-            let mut batch = Batch::new(node);
-            for frame in frames {
-                if trace::is_on() {
-                    trace_frame(node, from, &frame);
-                }
-                take_frame(&mut batch, from, frame);
+/// Takes what has come in, in its order. What gathered while the shards dealt with what came before is
+/// handed to each of them at once.
+pub(crate) async fn take_inbound(node: &Arc<NodeShared>, inbound: &mut Vec<Inbound>) {
+    let mut arrivals = Arrivals::new(node);
+    for inbound in inbound.drain(..) {
+        match inbound {
+            Inbound::Frames { from, frames, done } => arrivals.take(from, frames, done),
+            Inbound::Gap { from } => {
+                arrivals.hand_over().await;
+                tracing::warn!(%from, "frames from a node were lost; storage is asked");
+                make_up_for_lost_frames(node).await;
             }
-            batch.hand_over().await;
-            drop(done);
-        }
-        Inbound::Gap { from } => {
-            tracing::warn!(%from, "frames from a node were lost; storage is asked");
-            make_up_for_lost_frames(node).await;
-        }
-        Inbound::Returned {
-            to,
-            frames,
-            in_doubt,
-        } => {
-            tell_of_accounts_again(node, to, &frames);
-            route_again(node, frames, in_doubt).await;
+            Inbound::Returned {
+                to,
+                frames,
+                in_doubt,
+            } => {
+                arrivals.hand_over().await;
+                tell_of_accounts_again(node, to, &frames);
+                route_again(node, frames, in_doubt).await;
+            }
         }
     }
+    arrivals.hand_over().await;
 }
 
-/// What a batch of frames brings, for each shard in the order of the frames: one message to each.
-struct Batch<'n> {
+/// What batches of frames bring, for each shard in the order of the frames: one message to each.
+struct Arrivals<'n> {
     node: &'n Arc<NodeShared>,
-    tasks: Vec<Vec<Task>>,
+    shards: Vec<Vec<Task>>,
+    /// Dropped when all is handled.
+    done: Vec<Ack>,
 }
 
-/// What a frame is to the shard that it is for.
+/// What a shard is to do.
 enum Task {
-    Deliver(FromBus),
-    Work(Work),
+    /// The deliveries that follow are in this batch, from this node.
+    Open(Epoch, Batch),
+    Deliver(Place),
+    /// A delivery from a node that speaks an older version.
+    DeliverRead(Box<FromBus>),
+    Work(Box<Work>),
     Other(ShardJob),
 }
 
-impl<'n> Batch<'n> {
+impl<'n> Arrivals<'n> {
     fn new(node: &'n Arc<NodeShared>) -> Self {
-        let tasks = node.shards().iter().map(|_| Vec::new()).collect();
-        Self { node, tasks }
+        let shards = node.shards().iter().map(|_| Vec::new()).collect();
+        Self {
+            node,
+            shards,
+            done: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, from: Epoch, frames: Frames, done: Ack) {
+        let Frames {
+            read,
+            batch,
+            places,
+        } = frames;
+        for frame in read {
+            take_frame(self, from, frame);
+        }
+        for tasks in &mut self.shards {
+            tasks.push(Task::Open(from, batch.clone()));
+        }
+        for place in places {
+            match batch.find(place) {
+                Ok(Found::Delivery(delivery)) => {
+                    let index = self.node.shard_of(delivery.account());
+                    self.add(index, Task::Deliver(place));
+                }
+                Ok(Found::Other(frame)) => take_frame(self, from, frame),
+                Err(error) => lost(&error),
+            }
+        }
+        self.done.push(done);
     }
 
     fn add(&mut self, shard: usize, task: Task) {
-        self.tasks[shard].push(task);
+        self.shards[shard].push(task);
     }
 
     fn run(&mut self, shard: usize, job: impl FnOnce(&Rc<Shard>) + Send + 'static) {
         self.add(shard, Task::Other(Box::new(job)));
     }
 
-    /// Waits while a shard's mailbox is full, which is the back-pressure on the bus.
-    async fn hand_over(self) {
-        for (index, tasks) in self.tasks.into_iter().enumerate() {
-            if tasks.is_empty() {
-                continue;
-            }
-            run(self.node, index, move |shard| {
-                for task in tasks {
-                    match task {
-                        Task::Deliver(delivery) => shard.deliver_from_bus(delivery),
-                        Task::Work(work) => shard.accept(work),
-                        Task::Other(job) => job(shard),
-                    }
-                }
-            })
-            .await;
-        }
+    /// Waits until the shards have handled it, also while a mailbox is full, which is the back-pressure on the
+    /// bus.
+    async fn hand_over(&mut self) {
+        let handed = self.shards.iter_mut().enumerate().map(|(index, tasks)| {
+            let is_empty = tasks.iter().all(|task| matches!(task, Task::Open(..)));
+            let tasks = std::mem::take(tasks);
+            (!is_empty).then(|| run(self.node, index, move |shard| shard.carry_out_all(tasks)))
+        });
+        join_all(handed.flatten().collect::<Vec<_>>()).await;
+        self.done.clear();
     }
 }
 
-fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
-    let node = batch.node;
+impl Shard {
+    fn carry_out_all(self: &Rc<Self>, tasks: Vec<Task>) {
+        let accepted = Instant::now();
+        let mut open = None;
+        for task in tasks {
+            match task {
+                Task::Open(from, batch) => open = Some((from, batch)),
+                Task::Deliver(place) => {
+                    if let Some((from, batch)) = &open {
+                        self.deliver_packed(*from, batch, place, accepted);
+                    }
+                }
+                Task::DeliverRead(delivery) => {
+                    let bare = delivery.to.first().map(FullJid::bare_str);
+                    let account = bare.and_then(|bare| self.accounts.borrow().get(bare).cloned());
+                    self.deliver_from_bus(*delivery, account);
+                }
+                Task::Work(work) => self.accept(*work),
+                Task::Other(job) => job(self),
+            }
+        }
+    }
+
+    /// A delivery is read where it is handled: what it holds is allocated and freed on one thread.
+    fn deliver_packed(
+        self: &Rc<Self>,
+        from: Epoch,
+        batch: &Batch,
+        place: Place,
+        accepted: Instant,
+    ) {
+        let Ok(Found::Delivery(delivery)) = batch.find(place) else {
+            return;
+        };
+        let account = self.accounts.borrow().get(delivery.account()).cloned();
+        let known = |session: &str| account.as_ref()?.session(session);
+        let bare = account.as_ref().map(|account| &account.jid);
+        let deliver = match delivery.read(known, bare) {
+            Ok(deliver) => deliver,
+            Err(error) => return lost(&error),
+        };
+        if trace::is_on() {
+            trace_delivery(self.node(), from, &deliver);
+        }
+        self.deliver_from_bus(FromBus::of(self.node(), deliver, accepted), account);
+    }
+}
+
+/// What another node wrote makes no sense.
+fn lost(error: &BatchError) {
+    tracing::error!(%error, "a frame from another node is lost");
+    rookery_bus::metrics::unreadable();
+}
+
+fn take_frame(arrivals: &mut Arrivals<'_>, from: Epoch, frame: Frame) {
+    let node = arrivals.node;
+    if trace::is_on() {
+        trace_frame(node, from, &frame);
+    }
     match frame {
-        Frame::Deliver {
-            stanza,
-            to,
-            responsible,
-            hops,
-            entry,
-            counts,
-        } => {
-            let Some(first) = to.first() else { return };
-            let index = node.shard_of(first.bare_str());
-            let delivery = FromBus {
-                parcel: Parcel::from_frame(node, stanza, hops, entry, counts),
-                to,
-                responsible,
+        Frame::Deliver(deliver) => {
+            let Some(first) = deliver.to.first() else {
+                return;
             };
-            batch.add(index, Task::Deliver(delivery));
+            let index = node.shard_of(first.bare_str());
+            arrivals.add(
+                index,
+                Task::DeliverRead(Box::new(FromBus::of(node, deliver, Instant::now()))),
+            );
         }
         Frame::Broadcast { stanza, to } => {
             let share = node.from_nodes.share(stanza.size());
@@ -119,7 +198,8 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             };
             for (index, to) in node.by_shard(to) {
                 let presence = presence.clone();
-                batch.add(index, Task::Work(Work::Broadcast { presence, to }));
+                let work = Work::Broadcast { presence, to };
+                arrivals.add(index, Task::Work(Box::new(work)));
             }
         }
         Frame::RosterChanged {
@@ -128,7 +208,7 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             version,
         } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| {
+            arrivals.run(index, move |shard| {
                 shard.tell_presence_list(&account, RosterChanged { item, version });
             });
         }
@@ -139,7 +219,7 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             all_removed,
         } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| {
+            arrivals.run(index, move |shard| {
                 shard.tell_presence_list(
                     &account,
                     BlockListChanged {
@@ -152,12 +232,12 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         }
         Frame::Evict { session, sequence } => {
             let index = node.shard_of(session.bare_str());
-            batch.run(index, move |shard| shard.evict(&session, sequence));
+            arrivals.run(index, move |shard| shard.evict(&session, sequence));
         }
         Frame::AccountChanged { account, .. } => end_sessions(node, &account),
         Frame::LogChanged { account } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| shard.deliver_from_log(&account));
+            arrivals.run(index, move |shard| shard.deliver_from_log(&account));
         }
         Frame::Carbon {
             account,
@@ -165,7 +245,7 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             except,
         } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| {
+            arrivals.run(index, move |shard| {
                 shard.copy_from_bus(&account, stanza, &except);
             });
         }
@@ -184,26 +264,32 @@ fn take_frame(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
         Frame::ResumeAsk { .. }
         | Frame::ResumeTake { .. }
         | Frame::ResumeAnswer { .. }
-        | Frame::ResumeState { .. } => take_resumption(batch, from, frame),
+        | Frame::ResumeState { .. } => take_resumption(arrivals, from, frame),
     }
 }
 
 /// Somebody traces, and another node may have sent a stanza.
 fn trace_frame(node: &NodeShared, from: Epoch, frame: &Frame) {
-    let Some(cluster) = &node.cluster else { return };
-    let (stanza, client, accounts, entry) = match frame {
-        Frame::Deliver {
-            stanza, to, entry, ..
-        } => (stanza, to.first(), &[][..], *entry),
-        Frame::Broadcast { stanza, to } => (stanza, None, &to[..], None),
+    let (stanza, accounts) = match frame {
+        Frame::Deliver(deliver) => return trace_delivery(node, from, deliver),
+        Frame::Broadcast { stanza, to } => (stanza, &to[..]),
         Frame::Carbon {
             account, stanza, ..
-        } => (stanza, None, std::slice::from_ref(account), None),
+        } => (stanza, std::slice::from_ref(account)),
         _ => return,
     };
+    let Some(cluster) = &node.cluster else { return };
     trace::stage(Stage::FromNode, stanza, |step| {
-        let step = step.to(accounts).entry(entry).detail(cluster.name_of(from));
-        match client {
+        step.to(accounts).detail(cluster.name_of(from))
+    });
+}
+
+/// The same for a stanza for sessions.
+fn trace_delivery(node: &NodeShared, from: Epoch, deliver: &Deliver) {
+    let Some(cluster) = &node.cluster else { return };
+    trace::stage(Stage::FromNode, &deliver.stanza, |step| {
+        let step = step.entry(deliver.entry).detail(cluster.name_of(from));
+        match deliver.to.first() {
             Some(client) => step.at(client),
             None => step,
         }
@@ -211,8 +297,8 @@ fn trace_frame(node: &NodeShared, from: Epoch, frame: &Frame) {
 }
 
 /// What nodes say to move a session (`moving.rs`).
-fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
-    let node = batch.node;
+fn take_resumption(arrivals: &mut Arrivals<'_>, from: Epoch, frame: Frame) {
+    let node = arrivals.node;
     match frame {
         Frame::ResumeAsk {
             request,
@@ -221,7 +307,7 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             h,
         } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| {
+            arrivals.run(index, move |shard| {
                 shard.offer(from, request, &account, &id, h);
             });
         }
@@ -231,7 +317,7 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
             id,
         } => {
             let index = node.shard_of(account.as_str());
-            batch.run(index, move |shard| {
+            arrivals.run(index, move |shard| {
                 shard.give(from, request, &account, &id);
             });
         }
@@ -258,27 +344,23 @@ fn take_resumption(batch: &mut Batch<'_>, from: Epoch, frame: Frame) {
 pub(crate) async fn route_again(node: &Arc<NodeShared>, frames: Vec<Frame>, in_doubt: bool) {
     for frame in frames {
         match frame {
-            Frame::Deliver {
-                mut stanza,
-                to,
-                responsible: true,
-                hops,
-                entry,
-                counts,
-            } => {
-                let Some(first) = to.first() else { continue };
-                if stanza.to.is_none() {
-                    stanza.to = Some(Jid::from(first.clone()));
+            Frame::Deliver(mut deliver) if deliver.responsible => {
+                let Some(first) = deliver.to.first().cloned() else {
+                    continue;
+                };
+                if deliver.stanza.to.is_none() {
+                    Arc::make_mut(&mut deliver.stanza).to = Some(Jid::from(&first));
                 }
-                trace::stage(Stage::Returned, &stanza, |step| {
-                    let step = step.at(first).entry(entry);
+                trace::stage(Stage::Returned, &deliver.stanza, |step| {
+                    let step = step.at(&first).entry(deliver.entry);
                     if in_doubt {
                         step.detail("its node is gone and may have handled it")
                     } else {
                         step
                     }
                 });
-                let parcel = Parcel::from_frame(node, stanza, hops + 1, entry, counts);
+                let mut parcel = FromBus::of(node, deliver, Instant::now()).parcel;
+                parcel.hops += 1;
                 run(node, node.shard_of(first.bare_str()), move |shard| {
                     if in_doubt {
                         shard.give_up_in_doubt(parcel);

@@ -15,9 +15,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use rookery_bus::Frame;
+use rookery_bus::{Deliver, Frame, Sessions};
 use rookery_features::delivery::{self, Decision};
 use rookery_features::offline;
 use rookery_features::xep0191_blocking::BlockList;
@@ -33,6 +33,7 @@ use crate::account::{Account, Resource};
 use crate::budget::Share;
 use crate::cluster::Remote;
 use crate::metrics::{self, Outcome};
+use crate::node::NodeShared;
 use crate::outbox::Outgoing;
 use crate::presence_list::{InboundSubscription, Probe};
 use crate::reply;
@@ -101,9 +102,28 @@ pub(crate) struct FromBus {
     /// The stanza; `hops` counts the nodes that have passed it on.
     pub(crate) parcel: Parcel,
     /// Resources of one account that it is for.
-    pub(crate) to: Vec<FullJid>,
+    pub(crate) to: Sessions,
     /// Whether it has to be looked up again if none of them is here.
     pub(crate) responsible: bool,
+}
+
+impl FromBus {
+    /// It has been in the queue for the log, on the node that sent it.
+    pub(crate) fn of(node: &NodeShared, deliver: Deliver, accepted: Instant) -> Self {
+        let share = node.from_nodes.share(deliver.stanza.size());
+        Self {
+            parcel: Parcel {
+                hops: deliver.hops,
+                entry: deliver.entry,
+                counts: deliver.counts,
+                passed_log: true,
+                share: Some(share),
+                ..Parcel::counted(deliver.stanza, accepted)
+            },
+            to: deliver.to,
+            responsible: deliver.responsible,
+        }
+    }
 }
 
 /// A resource that may get a stanza.
@@ -563,7 +583,7 @@ impl Shard {
     /// Hands a stanza to resources here and on other nodes; the first that takes it is responsible.
     fn hand_to(self: &Rc<Self>, mut parcel: Parcel, chosen: &[&Place]) -> Option<Job> {
         let mut is_taken = false;
-        let mut away: SmallVec<[(Epoch, Vec<FullJid>); 2]> = SmallVec::new();
+        let mut away: SmallVec<[(Epoch, Sessions); 1]> = SmallVec::new();
         for place in chosen {
             match place {
                 Place::Here(resource) => {
@@ -576,19 +596,19 @@ impl Shard {
                 }
                 Place::There(epoch, jid) => match away.iter_mut().find(|(e, _)| e == epoch) {
                     Some((_, to)) => to.push(jid.clone()),
-                    None => away.push((*epoch, vec![jid.clone()])),
+                    None => away.push((*epoch, Sessions::from_iter([jid.clone()]))),
                 },
             }
         }
         for (epoch, to) in away {
-            let frame = Frame::Deliver {
-                stanza: Stanza::clone(&parcel.stanza),
+            let frame = Frame::Deliver(Deliver {
+                stanza: Arc::clone(&parcel.stanza),
                 to,
                 responsible: !is_taken,
                 hops: parcel.hops,
                 entry: parcel.entry,
                 counts: parcel.counts,
-            };
+            });
             let now = trace::now();
             match self.send_frame(epoch, frame) {
                 Ok(()) => {
@@ -1056,13 +1076,17 @@ impl Shard {
         }
     }
 
-    /// A stanza from another node for resources of one account.
-    pub(crate) fn deliver_from_bus(self: &Rc<Self>, delivery: FromBus) {
+    /// A stanza from another node for resources of one account, which is there if it has any here.
+    pub(crate) fn deliver_from_bus(
+        self: &Rc<Self>,
+        delivery: FromBus,
+        account: Option<Rc<Account>>,
+    ) {
         let Some(first) = delivery.to.first() else {
             return;
         };
         let bare = first.bare_str();
-        let Some(account) = self.accounts.borrow().get(bare).cloned() else {
+        let Some(account) = account else {
             self.cache.borrow_mut().forget(bare);
             return self.not_here(delivery);
         };

@@ -97,24 +97,6 @@ impl Parcel {
         }
     }
 
-    /// A stanza from another node, where it has been in the queue for the log.
-    pub(crate) fn from_frame(
-        node: &NodeShared,
-        stanza: Stanza,
-        hops: u8,
-        entry: Option<LogRef>,
-        counts: bool,
-    ) -> Self {
-        Self {
-            hops,
-            entry,
-            counts,
-            passed_log: true,
-            share: Some(node.from_nodes.share(stanza.size())),
-            ..Self::new(stanza)
-        }
-    }
-
     /// The stanza, to be changed.
     pub(crate) fn stanza_mut(&mut self) -> &mut Stanza {
         Arc::make_mut(&mut self.stanza)

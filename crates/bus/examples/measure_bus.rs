@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands as _;
 use rookery_bus::frame::VERSION;
-use rookery_bus::{Bus, Frame, Inbound, Limits, RedisBus, RedisBusConfig};
+use rookery_bus::{Bus, Deliver, Frame, Inbound, Limits, RedisBus, RedisBusConfig};
 use rookery_directory::{RedisAddress, keys};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::FullJid;
@@ -127,14 +127,14 @@ async fn send(
             .with_to(to.clone())
             .with_id(&micros().to_string())
             .with_child(Element::new("body", "jabber:client").with_text(&text));
-        let mut frame = Frame::Deliver {
-            stanza,
-            to: vec![to.clone()],
+        let mut frame = Frame::Deliver(Deliver {
+            stanza: Arc::new(stanza),
+            to: [to.clone()].into(),
             responsible: true,
             hops: 0,
             entry: None,
             counts: true,
-        };
+        });
         while let Err(refused) = bus.send(Epoch(2), frame) {
             frame = refused.frame;
             bus.ready(Epoch(2)).await;
@@ -169,11 +169,12 @@ async fn receive(
             panic!("something was lost")
         };
         let now = micros();
-        for frame in frames {
-            let Frame::Deliver { stanza, .. } = frame else {
+        for frame in frames.read().unwrap() {
+            let Frame::Deliver(Deliver { stanza, .. }) = frame else {
                 panic!("another frame")
             };
-            delays.push(now.saturating_sub(stanza.id.unwrap().parse().unwrap()));
+            let sent: u64 = stanza.id.as_deref().unwrap().parse().unwrap();
+            delays.push(now.saturating_sub(sent));
         }
     }
     done.send(()).unwrap();

@@ -1,9 +1,11 @@
 //! What nodes say to each other, and how it is written. The only file that names the serializer.
 //!
-//! A batch is one bincode value (standard configuration: little-endian, variable-length integers):
+//! A batch is one bincode value (standard configuration: little-endian, variable-length integers), or
+//! rather, since version 4, its head is and the frames follow:
 //!
 //! ```text
-//! format version (u8) · sender's epoch · sequence · time of the oldest frame (µs since 1970) · frames
+//! format version (u8) · sender's epoch · sequence · time of the oldest frame (µs since 1970)
+//! · number of frames · frames
 //! ```
 //!
 //! The version is the first byte as it stands; a node refuses a version that it does not speak. A new
@@ -16,8 +18,12 @@
 //! | 1 | the start (`frame/v1.rs`) |
 //! | 2 | the log's entry of a delivered message, carbons, sessions that move between nodes |
 //! | 3 | what operators ask of other nodes |
+//! | 4 | no kinds: frames can be told apart without reading them, and deliveries are packed by hand (`frame/v4.rs`) |
 
 mod v1;
+mod v4;
+
+use std::sync::Arc;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use rookery_proto::cluster::Epoch;
@@ -26,11 +32,15 @@ use rookery_proto::roster::RosterItem;
 use rookery_proto::stanza::Stanza;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
+pub(crate) use self::v4::find;
+pub use self::v4::{Delivery, Found, Place};
+use crate::Frames;
 use crate::moved::{LogRef, MovedSession, ResumeReady, ResumeRefused};
 
 /// The newest format, which this node speaks.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The oldest format that this node speaks.
 pub const OLDEST_VERSION: u8 = 1;
@@ -51,22 +61,7 @@ const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Frame {
     /// A stanza for sessions on that node.
-    Deliver {
-        /// The stanza.
-        stanza: Stanza,
-        /// The sessions.
-        to: Vec<FullJid>,
-        /// Whether the receiver answers for it: if none of the sessions is there, it looks them up
-        /// again, stores the stanza, or sends an error back.
-        responsible: bool,
-        /// How many nodes have passed it on.
-        hops: u8,
-        /// Where it stands in its recipient's log, if it does. Version 1 leaves this out.
-        entry: Option<LogRef>,
-        /// Whether the receiver counts what becomes of it: a client sent it, and nothing has yet.
-        /// Version 1 leaves this out.
-        counts: bool,
-    },
+    Deliver(Deliver),
     /// A presence for all available resources that these accounts have on that node.
     Broadcast {
         /// The presence.
@@ -179,6 +174,28 @@ pub enum Frame {
     },
 }
 
+/// A stanza for sessions on another node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Deliver {
+    /// The stanza.
+    pub stanza: Arc<Stanza>,
+    /// The sessions, all of one account.
+    pub to: Sessions,
+    /// Whether the receiver answers for it: if none of the sessions is there, it looks them up
+    /// again, stores the stanza, or sends an error back.
+    pub responsible: bool,
+    /// How many nodes have passed it on.
+    pub hops: u8,
+    /// Where it stands in its recipient's log, if it does. Version 1 leaves this out.
+    pub entry: Option<LogRef>,
+    /// Whether the receiver counts what becomes of it: a client sent it, and nothing has yet.
+    /// Version 1 leaves this out.
+    pub counts: bool,
+}
+
+/// Sessions that a stanza is for: one, nearly always.
+pub type Sessions = SmallVec<[FullJid; 1]>;
+
 impl Frame {
     /// The first version that has a frame like this.
     fn since(&self) -> u8 {
@@ -189,7 +206,7 @@ impl Frame {
             | Self::ResumeAnswer { .. }
             | Self::ResumeTake { .. }
             | Self::ResumeState { .. } => 2,
-            Self::Deliver { .. }
+            Self::Deliver(_)
             | Self::Broadcast { .. }
             | Self::RosterChanged { .. }
             | Self::BlockListChanged { .. }
@@ -234,11 +251,12 @@ pub fn append_frame(frame: &Frame, version: u8, body: &mut Vec<u8>) -> Option<us
     if version < frame.since() {
         return None;
     }
-    // Version 3 has more frames, and writes those of version 2 as that does.
-    if version >= 2 {
-        return Some(append(frame, body));
+    match version {
+        1 => v1::Frame::translate(frame).map(|frame| append(&frame, body)),
+        // Version 3 has more frames, and writes those of version 2 as that does.
+        2 | 3 => Some(append(frame, body)),
+        _ => Some(v4::append(frame, body)),
     }
-    v1::Frame::translate(frame).map(|frame| append(&frame, body))
 }
 
 fn append(frame: &impl Serialize, body: &mut Vec<u8>) -> usize {
@@ -259,18 +277,30 @@ pub fn write_batch(version: u8, head: BatchHead, frames: usize, body: &[u8]) -> 
     batch
 }
 
-/// Reads a batch of any version that is spoken here.
+/// Reads a batch of any version that is spoken here. The frames of version 4 are only told apart.
 ///
 /// # Errors
 /// [`BatchError`]; never panics, and allocates no more than a constant times the batch's length.
-pub fn read_batch(batch: &[u8]) -> Result<(BatchHead, Vec<Frame>), BatchError> {
+pub fn read_batch(batch: Vec<u8>) -> Result<(BatchHead, Frames), BatchError> {
     let (&version, rest) = batch.split_first().ok_or(BatchError::Empty)?;
     match version {
         1 => {
             let (head, frames): (_, Vec<v1::Frame>) = read_whole(rest)?;
-            Ok((head, frames.into_iter().map(Frame::from).collect()))
+            let frames: Vec<Frame> = frames.into_iter().map(Frame::from).collect();
+            Ok((head, frames.into()))
         }
-        2 | 3 => read_whole(rest),
+        2 | 3 => {
+            let (head, frames): (_, Vec<Frame>) = read_whole(rest)?;
+            Ok((head, frames.into()))
+        }
+        4 => {
+            let ((head, frames), used): ((BatchHead, u64), usize) = read(rest)?;
+            let places = usize::try_from(frames)
+                .ok()
+                .and_then(|frames| v4::places(&batch, 1 + used, frames))
+                .ok_or_else(|| BatchError::Damaged("its length is another".to_owned()))?;
+            Ok((head, Frames::packed(batch, places)))
+        }
         _ => Err(BatchError::Version(version)),
     }
 }
@@ -293,6 +323,11 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), BatchError> {
 /// # Errors
 /// [`BatchError::Damaged`] if it is none.
 pub fn read_body(version: u8, frames: usize, mut body: &[u8]) -> Result<Vec<Frame>, BatchError> {
+    if version == VERSION {
+        let places = v4::places(body, 0, frames)
+            .ok_or_else(|| BatchError::Damaged("its length is another".to_owned()))?;
+        return Frames::packed(body.to_vec(), places).read();
+    }
     let mut all = Vec::with_capacity(frames.min(body.len()));
     for _ in 0..frames {
         let (frame, used) = if version >= 2 {

@@ -64,7 +64,8 @@ impl Inbox {
 
     /// Takes the next batch of the inbox. Waits while the consumer is behind; `false` when there is
     /// none any more. Dropping the future takes back nothing and counts nothing as handled.
-    pub(crate) async fn take(&mut self, at: Position, batch: &[u8]) -> bool {
+    pub(crate) async fn take(&mut self, at: Position, batch: Vec<u8>) -> bool {
+        let (version, bytes) = (batch.first().copied(), batch.len());
         let (head, frames) = match frame::read_batch(batch) {
             Ok(read) => read,
             Err(error) => {
@@ -74,9 +75,9 @@ impl Inbox {
                 return true;
             }
         };
-        metrics::RECEIVED.batch(frames.len(), batch.len());
-        if let Some(version) = batch.first() {
-            (self.heard)(head.from, *version);
+        metrics::RECEIVED.batch(frames.len(), bytes);
+        if let Some(version) = version {
+            (self.heard)(head.from, version);
         }
         let last = self.last.entry(head.from).or_default();
         if head.sequence <= *last {
@@ -120,7 +121,8 @@ pub(crate) fn frames_of(batches: impl IntoIterator<Item = Vec<u8>>) -> Vec<Frame
     let mut last: HashMap<Epoch, u64> = HashMap::new();
     let mut all = Vec::new();
     for batch in batches {
-        match frame::read_batch(&batch) {
+        let read = frame::read_batch(batch);
+        match read.and_then(|(head, frames)| Ok((head, frames.read()?))) {
             Ok((head, frames)) => {
                 let last = last.entry(head.from).or_default();
                 if head.sequence > *last {
@@ -245,7 +247,7 @@ mod tests {
 
     fn frames(inbound: Inbound) -> (Epoch, Vec<Frame>) {
         match inbound {
-            Inbound::Frames { from, frames, .. } => (from, frames),
+            Inbound::Frames { from, frames, .. } => (from, frames.read().unwrap()),
             other => panic!("no frames: {other:?}"),
         }
     }
@@ -254,7 +256,7 @@ mod tests {
     async fn batches_that_come_twice_are_dropped() {
         let (mut inbox, mut inbound) = inbox();
         for (at, sequence) in [(1, 1), (2, 1), (3, 2), (4, 1), (5, 2), (6, 3_u64)] {
-            assert!(inbox.take((at, 0), &batch(7, sequence, &[frame(at)])).await);
+            assert!(inbox.take((at, 0), batch(7, sequence, &[frame(at)])).await);
         }
         for number in [1, 3, 6] {
             let next = frames(inbound.try_recv().unwrap());
@@ -266,11 +268,11 @@ mod tests {
     #[tokio::test]
     async fn a_missing_batch_is_a_gap_of_its_sender_only() {
         let (mut inbox, mut inbound) = inbox();
-        assert!(inbox.take((1, 0), &batch(7, 1, &[frame(1)])).await);
-        assert!(inbox.take((2, 0), &batch(8, 1, &[frame(2)])).await);
-        assert!(inbox.take((3, 0), &batch(7, 3, &[frame(3)])).await);
-        assert!(inbox.take((4, 0), &batch(8, 2, &[frame(4)])).await);
-        assert!(inbox.take((5, 0), &batch(9, 2, &[])).await);
+        assert!(inbox.take((1, 0), batch(7, 1, &[frame(1)])).await);
+        assert!(inbox.take((2, 0), batch(8, 1, &[frame(2)])).await);
+        assert!(inbox.take((3, 0), batch(7, 3, &[frame(3)])).await);
+        assert!(inbox.take((4, 0), batch(8, 2, &[frame(4)])).await);
+        assert!(inbox.take((5, 0), batch(9, 2, &[])).await);
         frames(inbound.try_recv().unwrap());
         frames(inbound.try_recv().unwrap());
         assert!(matches!(
@@ -290,10 +292,10 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_read_is_skipped() {
         let (mut inbox, mut inbound) = inbox();
-        assert!(inbox.take((1, 0), b"\x09nonsense").await);
-        assert!(inbox.take((2, 0), b"").await);
+        assert!(inbox.take((1, 0), b"\x09nonsense".to_vec()).await);
+        assert!(inbox.take((2, 0), Vec::new()).await);
         assert_eq!(inbox.handled().take(), Some((2, 0)));
-        assert!(inbox.take((3, 0), &batch(7, 1, &[frame(1)])).await);
+        assert!(inbox.take((3, 0), batch(7, 1, &[frame(1)])).await);
         frames(inbound.try_recv().unwrap());
     }
 
@@ -302,7 +304,7 @@ mod tests {
         let (mut inbox, mut inbound) = inbox();
         let handled = inbox.handled();
         for at in 1..=3 {
-            assert!(inbox.take((at, 0), &batch(7, at, &[frame(1)])).await);
+            assert!(inbox.take((at, 0), batch(7, at, &[frame(1)])).await);
         }
         let first = inbound.try_recv().unwrap();
         let second = inbound.try_recv().unwrap();

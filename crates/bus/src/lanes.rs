@@ -5,13 +5,14 @@
 //! so nothing waits at light load and batches grow under load. While traffic is steady a batch also
 //! waits [`Limits::gather`], which costs latency and saves most of the appends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use hashbrown::HashMap;
 use rookery_proto::cluster::Epoch;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -65,6 +66,10 @@ struct LaneState {
     sending: bool,
     frames: usize,
     bytes: usize,
+    /// What the metrics have of `frames` and `bytes`.
+    noted: Queued,
+    /// How long the last batch was; the next one will be like it.
+    usual_bytes: usize,
 }
 
 /// A batch. The last one takes more frames unless it is being appended.
@@ -122,7 +127,7 @@ impl Lanes {
         let pushed = if self.shared.is_closed() {
             Err(Reason::Closed)
         } else {
-            self.lane(to).push(&frame, &self.shared)
+            self.with_lane(to, |lane| lane.push(&frame, &self.shared))
         };
         pushed.map_err(|reason| {
             match reason {
@@ -214,16 +219,16 @@ impl Lanes {
         }
     }
 
-    fn lane(&self, to: Epoch) -> Arc<Lane> {
-        let known = self
-            .by_node
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&to)
-            .cloned();
-        if let Some(lane) = known {
-            return lane;
+    fn with_lane<T>(&self, to: Epoch, run: impl FnOnce(&Lane) -> T) -> T {
+        let lanes = self.by_node.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(&to) {
+            return run(lane);
         }
+        drop(lanes);
+        run(&self.lane(to))
+    }
+
+    fn lane(&self, to: Epoch) -> Arc<Lane> {
         let mut lanes = self.by_node.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let lane = Arc::new(Lane::new(to));
@@ -301,6 +306,7 @@ impl Shared {
             } else if sending.since.elapsed() > self.limits.give_up {
                 break;
             }
+            lane.lock().note();
             tokio::time::sleep(RETRY).await;
         }
         Outcome {
@@ -367,12 +373,10 @@ impl Lane {
         if !state.has_room(&shared.limits) {
             return Err(Reason::Full);
         }
-        let bytes = state.push(frame, version, &shared.limits)?;
-        // While a batch is being appended the task looks for the next one by itself.
-        let wake = !state.sending;
+        state.push(frame, version, &shared.limits)?;
+        // The task goes on by itself until there is nothing left.
+        let wake = state.frames == 1;
         drop(state);
-        metrics::QUEUED.inc();
-        metrics::QUEUED_BYTES.add(signed(bytes));
         if wake {
             self.work.notify_one();
         }
@@ -433,7 +437,9 @@ impl Lane {
             frames: next.frames,
             since: next.since,
         };
+        state.usual_bytes = sending.batch.len();
         state.sending = true;
+        state.note();
         Some(sending)
     }
 
@@ -468,13 +474,12 @@ impl Lane {
     }
 
     fn taken_out(&self, mut state: MutexGuard<'_, LaneState>, batches: &[Gathering]) {
-        let frames = batches.iter().map(|batch| batch.frames).sum();
-        let bytes = batches.iter().map(|batch| batch.body.len()).sum();
+        let frames: usize = batches.iter().map(|batch| batch.frames).sum();
+        let bytes: usize = batches.iter().map(|batch| batch.body.len()).sum();
         state.frames -= frames;
         state.bytes -= bytes;
+        state.note();
         drop(state);
-        metrics::QUEUED.sub(signed(frames));
-        metrics::QUEUED_BYTES.sub(signed(bytes));
         self.room.notify_waiters();
     }
 
@@ -488,8 +493,18 @@ impl LaneState {
         self.frames < limits.queue_frames && self.bytes < limits.queue_bytes
     }
 
-    /// Returns the frame's length.
-    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<usize, Reason> {
+    /// Tells the metrics, which all lanes share: not for each frame, as threads would wait for each other.
+    fn note(&mut self) {
+        let now = Queued {
+            frames: self.frames,
+            bytes: self.bytes,
+        };
+        let was = std::mem::replace(&mut self.noted, now);
+        metrics::QUEUED.add(signed(now.frames) - signed(was.frames));
+        metrics::QUEUED_BYTES.add(signed(now.bytes) - signed(was.bytes));
+    }
+
+    fn push(&mut self, frame: &Frame, version: u8, limits: &Limits) -> Result<(), Reason> {
         let may_add = self.batches.len() > usize::from(self.sending);
         let takes_more = |last: &&mut Gathering| {
             may_add
@@ -501,13 +516,14 @@ impl LaneState {
             last.add(frame)?
         } else {
             let mut batch = Gathering::new(version);
+            batch.body.reserve(self.usual_bytes);
             let bytes = batch.add(frame)?;
             self.batches.push_back(batch);
             bytes
         };
         self.frames += 1;
         self.bytes += bytes;
-        Ok(bytes)
+        Ok(())
     }
 }
 

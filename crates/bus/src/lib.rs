@@ -19,6 +19,7 @@
 mod error;
 pub mod frame;
 mod inbox;
+mod incoming;
 mod lanes;
 mod limits;
 mod memory;
@@ -29,8 +30,9 @@ mod redis_streams;
 mod transport;
 
 pub use error::{Error, Reason, Refused};
-pub use frame::Frame;
+pub use frame::{Deliver, Frame, Sessions};
 pub use inbox::Ack;
+pub use incoming::{Batch, Frames};
 pub use limits::Limits;
 pub use memory::{MemoryBus, MemoryHub};
 pub use moved::{LogRef, MovedSession, MovedStanza, ResumeReady, ResumeRefused};
@@ -115,7 +117,7 @@ pub enum Inbound {
         /// The sender.
         from: Epoch,
         /// At least one.
-        frames: Vec<Frame>,
+        frames: Frames,
         /// To be dropped when the frames are handled: until then a survivor would get them.
         done: Ack,
     },

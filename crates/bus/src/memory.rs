@@ -240,7 +240,7 @@ async fn read(shared: Arc<Shared>, epoch: Epoch, mut inbox: Inbox) {
         let next = shared.after(epoch, last);
         if let Some((position, batch)) = next {
             last = position;
-            if !inbox.take(position, &batch).await {
+            if !inbox.take(position, batch).await {
                 return;
             }
         } else {

@@ -111,8 +111,13 @@ pub(crate) static DUPLICATES: LazyLock<IntCounter> = counter!(
 );
 pub(crate) static UNREADABLE: LazyLock<IntCounter> = counter!(
     "rookery_bus_unreadable_batches_total",
-    "Batches of another version, or damaged"
+    "Batches of another version, or damaged, and frames that are"
 );
+
+/// A frame of a batch turned out to be damaged.
+pub fn unreadable() {
+    UNREADABLE.inc();
+}
 
 /// Makes every metric of this crate show, with 0.
 pub fn init() {

@@ -233,13 +233,14 @@ async fn a_failover_loses_nothing_unnoticed(tls: Option<Certificates>) {
     while next <= last {
         match within(inbound.recv()).await.unwrap() {
             Inbound::Frames { frames, .. } => {
-                assert_eq!(frames, [frame(1, next)]);
+                assert_eq!(frames.read().unwrap(), [frame(1, next)]);
                 next += 1;
             }
             // What the replica had not got is missing, and this says so.
             Inbound::Gap { from: Epoch(1) } => loop {
                 match within(inbound.recv()).await.unwrap() {
                     Inbound::Frames { frames, .. } => {
+                        let frames = frames.read().unwrap();
                         let after = (next + 1..=last).find(|at| frames == [frame(1, *at)]);
                         next = after.expect("a later frame") + 1;
                         break;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands as _;
 use rookery_bus::frame::VERSION;
-use rookery_bus::{Bus, Frame, Inbound, Limits, Queued, Reason, RedisBus, RedisBusConfig};
+use rookery_bus::{Bus, Deliver, Frame, Inbound, Limits, Queued, Reason, RedisBus, RedisBusConfig};
 use rookery_directory::{RedisAddress, keys};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::FullJid;
@@ -68,18 +68,18 @@ fn message(number: usize) -> Frame {
     let stanza = Stanza::message(MessageType::Chat)
         .with_id(&number.to_string())
         .with_child(Element::new("body", "jabber:client").with_text(&text));
-    Frame::Deliver {
-        stanza,
-        to: vec![to],
+    Frame::Deliver(Deliver {
+        stanza: Arc::new(stanza),
+        to: [to].into(),
         responsible: true,
         hops: 0,
         entry: None,
         counts: true,
-    }
+    })
 }
 
 fn number(frame: &Frame) -> usize {
-    let Frame::Deliver { stanza, .. } = frame else {
+    let Frame::Deliver(Deliver { stanza, .. }) = frame else {
         panic!("another frame: {frame:?}")
     };
     stanza.id.as_deref().unwrap().parse().unwrap()
@@ -134,7 +134,7 @@ async fn a_slow_redis_holds_the_sender_back_and_loses_nothing() {
         while next < FRAMES {
             match within(inbound.recv()).await.unwrap() {
                 Inbound::Frames { frames, .. } => {
-                    for frame in frames {
+                    for frame in frames.read().unwrap() {
                         assert_eq!(number(&frame), next);
                         next += 1;
                     }
@@ -194,7 +194,7 @@ async fn send_back(url: &str) {
     let bus = node(url, RECEIVER, patient()).await;
     let mut inbound = bus.inbound().unwrap();
     while let Some(Inbound::Frames { frames, done, .. }) = inbound.recv().await {
-        for mut frame in frames {
+        for mut frame in frames.read().unwrap() {
             while let Err(refused) = bus.send(SENDER, frame) {
                 frame = refused.frame;
                 bus.ready(SENDER).await;
@@ -251,7 +251,7 @@ async fn a_stopped_receiver_holds_the_sender_back_and_loses_nothing() {
         while next < sent {
             match within(inbound.recv()).await.unwrap() {
                 Inbound::Frames { frames, .. } => {
-                    for frame in frames {
+                    for frame in frames.read().unwrap() {
                         assert_eq!(frame, message(next));
                         next += 1;
                     }

@@ -125,7 +125,9 @@ async fn after_an_empty_restart_the_receiver_learns_what_it_missed() {
     let mut number = 0;
     loop {
         match within(inbound.recv()).await.unwrap() {
-            Inbound::Frames { frames, .. } => assert_eq!(frames, [frame(1, number)]),
+            Inbound::Frames { frames, .. } => {
+                assert_eq!(frames.read().unwrap(), [frame(1, number)]);
+            }
             Inbound::Gap { from } => break assert_eq!(from, Epoch(1)),
             other @ Inbound::Returned { .. } => panic!("{other:?}"),
         }
@@ -205,6 +207,7 @@ async fn when_redis_is_flushed_under_load_what_is_missing_is_said_to_be() {
         while next <= LAST {
             match within(inbound.recv()).await.unwrap() {
                 Inbound::Frames { frames, .. } => {
+                    let frames = frames.read().unwrap();
                     let at = (next..=LAST).find(|at| frames == [frame(1, *at)]);
                     match at {
                         Some(at) => {

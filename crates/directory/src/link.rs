@@ -19,6 +19,7 @@ use redis::{
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::address::Target;
 use crate::connector::{Connection, Connector};
 use crate::{Error, RedisAddress, metrics};
 
@@ -205,6 +206,12 @@ impl Link {
         self.shared.judge(result, &live)
     }
 
+    /// Whether commands can be run as a transaction (`MULTI`): a pipeline that is atomic. In a Redis Cluster
+    /// they cannot, as each command may be answered with where its slot is now.
+    pub fn has_transactions(&self) -> bool {
+        !matches!(self.shared.address.target, Target::Cluster { .. })
+    }
+
     /// Gives the connection up, so that a new one is made. For callers that know better than the
     /// timeouts that it is dead.
     pub fn reconnect(&self) {
@@ -247,7 +254,7 @@ impl Shared {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        match error.kind() {
+        match kind(&error) {
             // The master became a replica, or was never one: ask the Sentinels again.
             ErrorKind::Server(ServerErrorKind::ReadOnly) => {
                 self.give_up(live.attempt);
@@ -437,6 +444,19 @@ async fn load_scripts(
         pipeline.cmd("SCRIPT").arg("LOAD").arg(*script).ignore();
     }
     pipeline.exec_async(connection).await
+}
+
+/// What kind of error it is; of a transaction that was not run, the first reason for that.
+fn kind(error: &RedisError) -> ErrorKind {
+    let kind = error.kind();
+    if kind != ErrorKind::Server(ServerErrorKind::ExecAbort) {
+        return kind;
+    }
+    let reasons = error.clone().into_server_errors();
+    let first = reasons
+        .as_ref()
+        .and_then(|reasons| reasons.first()?.1.kind());
+    first.map_or(kind, ErrorKind::Server)
 }
 
 fn is_no_script(error: &RedisError) -> bool {

@@ -82,6 +82,32 @@ impl Jid {
         Self::assemble(local, domain, resource, Some(text))
     }
 
+    /// An address that has been prepared before, by this node or another. Where it is plain ASCII the labels
+    /// of its domain are not looked at again.
+    ///
+    /// # Errors
+    /// As [`Jid::parse`].
+    pub fn prepared(text: &str) -> Result<Self, Error> {
+        let bare = memchr::memchr(b'/', text.as_bytes()).unwrap_or(text.len());
+        let at = memchr::memchr(b'@', &text.as_bytes()[..bare]);
+        let (local, domain) = match at {
+            Some(at) => (Some(&text[..at]), &text[at + 1..bare]),
+            None => (None, &text[..bare]),
+        };
+        if !prepare::is_plain(local, domain, text.get(bare + 1..)) {
+            return Self::parse(text);
+        }
+        // Each is at most `MAX_PART_BYTES`.
+        let (Ok(local), Ok(bare)) = (u16::try_from(at.unwrap_or(0)), u16::try_from(bare)) else {
+            return Err(Error::TooLong);
+        };
+        Ok(Self {
+            text: text.into(),
+            local,
+            bare,
+        })
+    }
+
     /// The whole address.
     #[inline]
     pub fn as_str(&self) -> &str {
@@ -267,6 +293,19 @@ impl FullJid {
     /// Any [`Error`] but [`Error::NotBare`].
     pub fn parse(text: &str) -> Result<Self, Error> {
         let jid = Jid::parse(text)?;
+        if jid.is_bare() {
+            Err(Error::NotFull)
+        } else {
+            Ok(Self(jid))
+        }
+    }
+
+    /// As [`Jid::prepared`], for an address that must have a resource.
+    ///
+    /// # Errors
+    /// Any [`Error`] but [`Error::NotBare`].
+    pub fn prepared(text: &str) -> Result<Self, Error> {
+        let jid = Jid::prepared(text)?;
         if jid.is_bare() {
             Err(Error::NotFull)
         } else {

@@ -19,6 +19,7 @@ pub mod datetime;
 pub mod error;
 pub mod jid;
 pub mod ns;
+pub mod octets;
 pub mod roster;
 pub mod stanza;
 pub mod stream;

@@ -6,6 +6,7 @@
 
 mod content;
 mod kind;
+mod packed;
 mod parse;
 mod write;
 

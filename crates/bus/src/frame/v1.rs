@@ -1,6 +1,7 @@
 //! Version 1 of the frames, as nodes of the release before speak it. Frozen.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rookery_proto::jid::{BareJid, FullJid, Jid};
 use rookery_proto::roster::RosterItem;
@@ -49,18 +50,11 @@ impl<'a> Frame<'a> {
     pub(super) fn translate(frame: &'a super::Frame) -> Option<Self> {
         use super::Frame as Newest;
         Some(match frame {
-            Newest::Deliver {
-                stanza,
-                to,
-                responsible,
-                hops,
-                entry: _,
-                counts: _,
-            } => Self::Deliver {
-                stanza: Cow::Borrowed(stanza),
-                to: Cow::Borrowed(to),
-                responsible: *responsible,
-                hops: *hops,
+            Newest::Deliver(deliver) => Self::Deliver {
+                stanza: Cow::Borrowed(&deliver.stanza),
+                to: Cow::Borrowed(&deliver.to),
+                responsible: deliver.responsible,
+                hops: deliver.hops,
             },
             Newest::Broadcast { stanza, to } => Self::Broadcast {
                 stanza: Cow::Borrowed(stanza),
@@ -116,14 +110,14 @@ impl From<Frame<'_>> for super::Frame {
                 to,
                 responsible,
                 hops,
-            } => Self::Deliver {
-                stanza: stanza.into_owned(),
-                to: to.into_owned(),
+            } => Self::Deliver(super::Deliver {
+                stanza: Arc::new(stanza.into_owned()),
+                to: to.into_owned().into(),
                 responsible,
                 hops,
                 entry: None,
                 counts: responsible,
-            },
+            }),
             Frame::Broadcast { stanza, to } => Self::Broadcast {
                 stanza: stanza.into_owned(),
                 to: to.into_owned(),

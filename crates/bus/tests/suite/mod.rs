@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rookery_bus::{Bus, Frame, Inbound, Limits, LogRef, Reason};
+use rookery_bus::{Bus, Deliver, Frame, Inbound, Limits, LogRef, Reason};
 use rookery_proto::cluster::Epoch;
 use rookery_proto::jid::BareJid;
 use tokio::sync::mpsc::Receiver;
@@ -282,7 +282,7 @@ pub(crate) async fn frames_come_back_when_the_bus_stays_away<H: Hub>() {
     while seen.len() < sent {
         tokio::select! {
             next = inbound.recv() => match next.unwrap() {
-                Inbound::Frames { frames, .. } => seen.extend(frames),
+                Inbound::Frames { frames, .. } => seen.extend(frames.read().unwrap()),
                 other => panic!("{other:?}"),
             },
             back = own.recv() => match back.unwrap() {
@@ -388,13 +388,15 @@ pub(crate) async fn an_older_node_gets_what_it_understands<H: Hub>() {
     let newer = hub.node(Epoch(3), Limits::default()).await;
     let account = BareJid::parse("ann@example.com").unwrap();
     let stanza = rookery_proto::Stanza::message(rookery_proto::MessageType::Chat);
-    let deliver = |entry| Frame::Deliver {
-        stanza: stanza.clone(),
-        to: vec![account.with_resource("desk").unwrap()],
-        responsible: true,
-        hops: 0,
-        entry,
-        counts: true,
+    let deliver = |entry| {
+        Frame::Deliver(Deliver {
+            stanza: Arc::new(stanza.clone()),
+            to: [account.with_resource("desk").unwrap()].into(),
+            responsible: true,
+            hops: 0,
+            entry,
+            counts: true,
+        })
     };
     let entry = Some(LogRef {
         id: 7,
@@ -464,7 +466,7 @@ pub(crate) async fn receive(inbound: &mut Receiver<Inbound>) -> (Epoch, Vec<Fram
     match within(inbound.recv()).await.expect("the bus ended") {
         Inbound::Frames { from, frames, done } => {
             drop(done);
-            (from, frames)
+            (from, frames.read().unwrap())
         }
         other => panic!("no frames: {other:?}"),
     }

@@ -13,6 +13,28 @@ use super::{Error, MAX_PART_BYTES};
 /// composing) but not by more.
 const MAX_INPUT_BYTES: usize = 4 * MAX_PART_BYTES;
 
+/// Whether the parts are ASCII in which preparation would change nothing, and no longer than they may be.
+/// Where the labels of the domain begin and end is not looked at.
+pub(super) fn is_plain(local: Option<&str>, domain: &str, resource: Option<&str>) -> bool {
+    let fits = |part: &str| (1..=MAX_PART_BYTES).contains(&part.len());
+    let is_local = |part: &str| {
+        let classes = part.bytes().map(|byte| LOCAL_CLASS[usize::from(byte)]);
+        fits(part) && classes.fold(0, |all, class| all | class) == PLAIN
+    };
+    let is_domain = |part: &str| {
+        let is_of_names = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+        fits(part) && part.bytes().all(is_of_names)
+    };
+    let is_resource = |part: &str| {
+        let is_printable = |byte| matches!(byte, 0x20..=0x7e);
+        fits(part)
+            && part
+                .bytes()
+                .fold(true, |all, byte| all & is_printable(byte))
+    };
+    local.is_none_or(is_local) && is_domain(domain) && resource.is_none_or(is_resource)
+}
+
 /// Prepares a local part.
 pub(super) fn local(part: &str) -> Result<Cow<'_, str>, Error> {
     let mut classes = 0;

@@ -213,6 +213,36 @@ fn part() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn what_was_not_prepared_is_prepared_all_the_same() {
+    for text in [
+        "Juliet@Example.com/balcony",
+        "juliet@EXAMPLE.com",
+        "j\u{fc}rgen@b\u{fc}cher.example/b\u{fc}ro",
+        "[2001:DB8::1]",
+        "juliet@example.com/balcony@x/y",
+    ] {
+        assert_eq!(Jid::prepared(text), Jid::parse(text), "{text}");
+    }
+    let long = "a".repeat(MAX_PART_BYTES + 1);
+    for text in [
+        "",
+        "@example.com",
+        "juliet@",
+        "juliet@/x",
+        "example.com/",
+        "ju liet@example.com",
+        "juliet@exa<mple.com",
+        "juliet@example.com/\n",
+        &format!("{long}@example.com"),
+        &format!("example.com/{long}"),
+    ] {
+        assert_eq!(Jid::prepared(text), Jid::parse(text), "{text}");
+        assert!(Jid::prepared(text).is_err(), "{text}");
+    }
+    assert_eq!(FullJid::prepared("juliet@example.com"), Err(Error::NotFull));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -227,6 +257,11 @@ proptest! {
             text = text + "/" + &resource;
         }
         if let Ok(jid) = Jid::parse(&text) {
+            let believed = Jid::prepared(jid.as_str()).unwrap();
+            prop_assert_eq!(
+                (believed.local(), believed.domain(), believed.resource()),
+                (jid.local(), jid.domain(), jid.resource())
+            );
             let again = Jid::parse(jid.as_str());
             prop_assert_eq!(again.as_ref(), Ok(&jid), "{:?}", text);
             let again = again.unwrap();

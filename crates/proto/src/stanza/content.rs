@@ -28,13 +28,13 @@ pub(super) type Index = SmallVec<[ChildRef; 3]>;
 /// One child.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct ChildRef {
-    name: (u32, u32),
-    ns: Namespace,
+    pub(super) name: (u32, u32),
+    pub(super) ns: Namespace,
 }
 
 /// Where the name of a child's namespace is to be found.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-enum Namespace {
+pub(super) enum Namespace {
     /// It is `jabber:client`.
     Client,
     /// Here in the text.
@@ -102,7 +102,7 @@ impl Content {
         self.0.as_ref().map_or("", |shared| &shared.inner)
     }
 
-    fn index(&self) -> &[ChildRef] {
+    pub(super) fn index(&self) -> &[ChildRef] {
         self.0.as_ref().map_or(&[], |shared| &shared.index)
     }
 

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Condition;
+use crate::jid::FullJid;
+use crate::octets::Octets;
 use crate::stream::{Framing, StreamCondition, StreamHeader, StreamScope};
 
 fn read(xml: &str) -> Result<Stanza, Rejected> {
@@ -519,6 +521,83 @@ proptest! {
         if let Ok((stanza, _)) = bincode::serde::decode_from_slice::<Stanza, _>(&raw, config) {
             stanza.has("a", "b");
             stanza.children();
+        }
+    }
+}
+
+fn session() -> FullJid {
+    FullJid::parse("bob@example.com/phone").unwrap()
+}
+
+fn unpacked(packed: &[u8]) -> Option<Stanza> {
+    Stanza::unpack(Octets::of(packed), &session(), None)
+}
+
+#[test]
+fn a_stanza_of_each_kind_is_unpacked_as_it_was() {
+    let kinds = [
+        "message type='chat'",
+        "message type='error'",
+        "message type='groupchat'",
+        "message type='headline'",
+        "message",
+        "presence",
+        "presence type='unavailable'",
+        "presence type='subscribe'",
+        "presence type='subscribed'",
+        "presence type='unsubscribe'",
+        "presence type='unsubscribed'",
+        "presence type='probe'",
+        "presence type='error'",
+        "iq id='1' type='get'",
+        "iq id='1' type='set'",
+        "iq id='1' type='result'",
+        "iq id='1' type='error'",
+    ];
+    for start in kinds {
+        let name = start.split(' ').next().unwrap();
+        let error = if start.ends_with("'error'") {
+            "<error type='cancel'/>"
+        } else {
+            ""
+        };
+        for to in [
+            "",
+            "bob@example.com/phone",
+            "bob@example.com",
+            "eve@b\u{fc}cher.example",
+        ] {
+            let to = if to.is_empty() {
+                String::new()
+            } else {
+                format!(" to='{to}'")
+            };
+            let xml = format!(
+                "<{start}{to} xmlns='jabber:client' xml:lang='de' xmlns:x='urn:x' x:hint='1' \
+                 from='ann@example.com/b\u{fc}ro'><x:query xmlns='urn:y'>\u{e9}</x:query>{error}</{name}>"
+            );
+            let stanza = Stanza::from_xml(&xml).unwrap();
+            let mut packed = Vec::new();
+            stanza.pack(&session(), &mut packed);
+            let read = unpacked(&packed).unwrap();
+            assert_eq!(read, stanza);
+            assert!(read.has("query", "urn:x"));
+            for end in 0..packed.len() {
+                assert_eq!(unpacked(&packed[..end]), None, "{end} of {packed:?}");
+            }
+            packed.push(0);
+            assert_eq!(unpacked(&packed), None);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_octets_are_unpacked_or_refused(octets in prop::collection::vec(any::<u8>(), 0..100)) {
+        if let Some(stanza) = unpacked(&octets) {
+            // Places of children that lead nowhere are of no harm.
+            let _ = stanza.has("query", "urn:x");
+            let _ = stanza.children();
         }
     }
 }
