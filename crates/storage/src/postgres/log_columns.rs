@@ -157,54 +157,61 @@ impl<'b> Columns<'b> {
         get(row, 0)
     }
 
-    /// The copies of the only message, if there are no other changes, in the order of the logs.
-    fn single(&self) -> Option<[Option<SingleCopy<'b>>; 2]> {
+    /// The only message, if there are no other changes and each of its copies is in a log of its own.
+    fn single(&self) -> Option<Single<'b>> {
         if self.times.len() != 1 || !self.marks.0.is_empty() {
             return None;
         }
-        let copy_in = |place: usize| {
-            [&self.received, &self.sent].into_iter().find_map(|side| {
-                let is_there = usize::try_from(side.places[0]) == Ok(place + 1);
-                side.copies[0].filter(|_| is_there).map(|copy| SingleCopy {
-                    account: self.logs.accounts[place],
-                    room: self.logs.room[place],
-                    archived: side.archived[0],
-                    copy,
-                })
+        let [received, sent] = self.places().next()?;
+        let sides = [(&self.received, received), (&self.sent, sent)];
+        let mut copies: Vec<(usize, SingleCopy<'b>)> = sides
+            .into_iter()
+            .filter_map(|(side, place)| Some((place?, side.copies[0]?, side.archived[0])))
+            .map(|(place, copy, archived)| {
+                let (account, room) = (self.logs.accounts[place], self.logs.room[place]);
+                (
+                    place,
+                    SingleCopy {
+                        account,
+                        room,
+                        archived,
+                        copy,
+                    },
+                )
             })
-        };
-        match (
-            self.logs.entries.as_slice(),
-            self.received.copies[0].is_some(),
-            self.sent.copies[0].is_some(),
-        ) {
-            ([1, 1], true, true) => Some([copy_in(0), copy_in(1)]),
-            ([1], true, false) | ([1], false, true) => Some([copy_in(0), None]),
-            _ => None,
-        }
+            .collect();
+        copies.sort_by_key(|(place, _)| *place);
+        // As many logs as copies, and in this order: their ids are given in it.
+        let are_all = copies
+            .iter()
+            .map(|(place, _)| *place)
+            .eq(0..self.logs.accounts.len());
+        let mut copies = copies.into_iter().map(|(_, copy)| copy);
+        let (one, two) = (copies.next()?, copies.next());
+        are_all.then(|| Single {
+            recipient: received.map(|place| self.logs.accounts[place]),
+            sender_names: self.received.copies[0]
+                .map(names_to_block)
+                .unwrap_or_default(),
+            one,
+            two,
+        })
     }
 
     async fn write_single(
         &self,
         lease: &mut Lease,
-        [one, two]: [Option<SingleCopy<'b>>; 2],
+        single: Single<'b>,
     ) -> Result<Option<Vec<i64>>, Error> {
-        let received = self.received.copies[0];
-        let recipient = received.and_then(|copy| {
-            let of = |single: &&SingleCopy<'_>| std::ptr::eq(single.copy, copy);
-            [&one, &two]
-                .into_iter()
-                .flatten()
-                .find(of)
-                .map(|single| single.account)
-        });
-        let names = received.map(names_to_block).unwrap_or_default();
-        let (one, two) = (SingleColumns::from(one), SingleColumns::from(two));
+        let (one, two) = (
+            SingleColumns::of(Some(single.one)),
+            SingleColumns::of(single.two),
+        );
         let parameters: &[&(dyn ToSql + Sync)] = &[
             &self.times[0],
             &self.stanzas[0],
-            &recipient,
-            &names,
+            &single.recipient,
+            &single.sender_names,
             &one.account,
             &one.peer,
             &one.hash,
@@ -227,7 +234,17 @@ impl<'b> Columns<'b> {
     }
 }
 
-/// A copy of the only message.
+/// A message that is the only change of its batch.
+struct Single<'b> {
+    /// Whose copy may be refused because of who sends it, and by which names.
+    recipient: Option<i64>,
+    sender_names: Vec<&'b str>,
+    /// Its copies, in the order of the logs.
+    one: SingleCopy<'b>,
+    two: Option<SingleCopy<'b>>,
+}
+
+/// A copy of it.
 #[derive(Clone, Copy)]
 struct SingleCopy<'b> {
     account: i64,
@@ -247,8 +264,8 @@ struct SingleColumns<'b> {
     room: Option<i64>,
 }
 
-impl<'b> From<Option<SingleCopy<'b>>> for SingleColumns<'b> {
-    fn from(single: Option<SingleCopy<'b>>) -> Self {
+impl<'b> SingleColumns<'b> {
+    fn of(single: Option<SingleCopy<'b>>) -> Self {
         single.map_or_else(Self::default, |single| Self {
             account: Some(single.account),
             peer: Some(single.copy.peer.as_str()),
