@@ -111,7 +111,7 @@ pub(crate) static DUPLICATES: LazyLock<IntCounter> = counter!(
 );
 pub(crate) static UNREADABLE: LazyLock<IntCounter> = counter!(
     "rookery_bus_unreadable_batches_total",
-    "Batches of another version, or damaged, and frames that are"
+    "Batches of another version, damaged batches and damaged frames"
 );
 
 /// A frame of a batch turned out to be damaged.
