@@ -11,6 +11,9 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// A batch takes no more frames once it has this many bytes.
     pub batch_bytes: usize,
+    /// A batch of more bytes is appended to its inbox in Redis by a transaction, which takes longer than a
+    /// script to begin with, and not for each byte.
+    pub script_bytes: usize,
     /// Batches in an inbox; a longer one takes no more.
     pub inbox_batches: usize,
     /// How long a frame waits for Redis, or for room in an inbox, before it comes back. One that may have
@@ -31,6 +34,7 @@ impl Default for Limits {
             queue_frames: 16 * 1024,
             queue_bytes: 8 * 1024 * 1024,
             batch_bytes: 64 * 1024,
+            script_bytes: 4 * 1024,
             inbox_batches: 1024,
             give_up: Duration::from_secs(5),
             flush_patience: Duration::from_secs(2),

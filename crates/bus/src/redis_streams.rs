@@ -6,8 +6,9 @@
 //!
 //! An append checks the receiver's lease in the same step, so nobody adds to the inbox of a node that is
 //! being cleaned up after, and no inbox outlives its node for more than a day. That step is a transaction,
-//! which takes a batch back that should not be there; in a Redis Cluster it is a script that does all of it.
-//! Batches do not go through scripts where that can be helped: Lua hashes each octet of a string.
+//! which takes a batch back that should not be there; for a short batch, and in a Redis Cluster, it is a script
+//! that does all of it. Long batches do not go through scripts where that can be helped: Lua hashes each octet
+//! of a string.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -110,6 +111,7 @@ struct RedisTransport {
     prefix: String,
     /// This node's lease.
     lease: String,
+    script_bytes: usize,
     inbox_batches: usize,
     link: Link,
     append: String,
@@ -144,6 +146,7 @@ impl RedisBus {
         let transport = Arc::new(RedisTransport {
             lease: keys::lease(&config.prefix, epoch),
             prefix: config.prefix,
+            script_bytes: config.limits.script_bytes,
             inbox_batches: config.limits.inbox_batches,
             link,
             append: Script::new(APPEND).get_hash().to_owned(),
@@ -249,7 +252,7 @@ impl Transport for RedisTransport {
         }
         let inbox = keys::inbox(&self.prefix, to);
         let lease = keys::lease(&self.prefix, to);
-        let outcome = if self.link.has_transactions() {
+        let outcome = if batch.len() > self.script_bytes && self.link.has_transactions() {
             self.append_and_check(&inbox, &lease, batch).await
         } else {
             let mut append = redis::cmd("EVALSHA");

@@ -20,14 +20,15 @@ use rookery_proto::cluster::Epoch;
 use crate::redis_server::RedisServer;
 use crate::suite::{PATIENCE, frame, patient, receive, send, within};
 
-struct InRedis {
+/// Batches of more than `SCRIPT_BYTES` are appended by transactions.
+struct InRedis<const SCRIPT_BYTES: usize> {
     server: RedisServer,
     older: Arc<Mutex<HashSet<Epoch>>>,
     inbox_batches: usize,
 }
 
 #[async_trait]
-impl suite::Hub for InRedis {
+impl<const SCRIPT_BYTES: usize> suite::Hub for InRedis<SCRIPT_BYTES> {
     async fn start(inbox_batches: usize) -> Self {
         Self {
             server: RedisServer::start().await,
@@ -38,6 +39,7 @@ impl suite::Hub for InRedis {
 
     async fn node(&self, epoch: Epoch, limits: Limits) -> Arc<dyn Bus> {
         let limits = Limits {
+            script_bytes: SCRIPT_BYTES,
             inbox_batches: self.inbox_batches,
             ..limits
         };
@@ -67,7 +69,17 @@ impl suite::Hub for InRedis {
     }
 }
 
-suite::bus_suite!(InRedis);
+mod by_script {
+    use super::{InRedis, suite};
+
+    suite::bus_suite!(InRedis<{ usize::MAX }>);
+}
+
+mod by_transaction {
+    use super::{InRedis, suite};
+
+    suite::bus_suite!(InRedis<0>);
+}
 
 /// A node, with a lease that does not end by itself.
 async fn start(server: &RedisServer, epoch: Epoch, limits: Limits) -> RedisBus {
@@ -270,22 +282,28 @@ async fn what_is_handled_is_deleted_soon() {
 
 #[tokio::test]
 async fn an_inbox_without_a_lease_is_not_created() {
-    let server = RedisServer::start().await;
-    let from = start(&server, Epoch(1), Limits::default()).await;
-    let mut inbound = from.inbound().unwrap();
-    send(&from, Epoch(2), &frame(1, 0)).await;
-    assert!(matches!(
-        within(inbound.recv()).await,
-        Some(Inbound::Returned { .. })
-    ));
-    let mut connection = server.connection().await;
-    assert!(!connection.exists::<_, bool>(inbox(Epoch(2))).await.unwrap());
-    // One that exists does not outlive its node for ever.
-    let _to = start(&server, Epoch(3), Limits::default()).await;
-    send(&from, Epoch(3), &frame(1, 0)).await;
-    let began = Instant::now();
-    while connection.ttl::<_, i64>(inbox(Epoch(3))).await.unwrap() <= 0 {
-        assert!(began.elapsed() < PATIENCE);
-        tokio::task::yield_now().await;
+    for script_bytes in [usize::MAX, 0] {
+        let limits = Limits {
+            script_bytes,
+            ..Limits::default()
+        };
+        let server = RedisServer::start().await;
+        let from = start(&server, Epoch(1), limits.clone()).await;
+        let mut inbound = from.inbound().unwrap();
+        send(&from, Epoch(2), &frame(1, 0)).await;
+        assert!(matches!(
+            within(inbound.recv()).await,
+            Some(Inbound::Returned { .. })
+        ));
+        let mut connection = server.connection().await;
+        assert!(!connection.exists::<_, bool>(inbox(Epoch(2))).await.unwrap());
+        // One that exists does not outlive its node for ever.
+        let _to = start(&server, Epoch(3), limits).await;
+        send(&from, Epoch(3), &frame(1, 0)).await;
+        let began = Instant::now();
+        while connection.ttl::<_, i64>(inbox(Epoch(3))).await.unwrap() <= 0 {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::task::yield_now().await;
+        }
     }
 }
