@@ -166,11 +166,11 @@ fn numbered(mut outcomes: Vec<Outcome>, columns: &Columns<'_>, last_ids: &[i64])
     outcomes
 }
 
-/// Begins a transaction that holds the logs of all accounts of the batch that exist.
+/// Begins a transaction that holds the logs of all accounts of the batch that exist. Their numbers are looked
+/// up again if they turn out to be old.
 async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> Result<Logs, Error> {
     let mut is_second_try = false;
     loop {
-        accounts.learn(lease, batch).await?;
         let numbers = accounts.numbers_of(batch);
         let rows = lease
             .begin_with(
@@ -197,6 +197,7 @@ async fn lock(lease: &mut Lease, accounts: &mut Accounts, batch: &[Change]) -> R
             numbers.binary_search(number).is_err() || logs.places.contains_key(number)
         });
         lease.rollback().await?;
+        accounts.learn(lease, batch).await?;
         is_second_try = true;
     }
 }

@@ -23,11 +23,7 @@ const ADD: &str = "SELECT one_id, two_id FROM add_message(
 pub(super) struct Columns<'b> {
     /// One for each log, in the order of the accounts' numbers.
     pub(super) logs: LogColumns,
-    /// One for each message.
-    times: Vec<i64>,
-    stanzas: Vec<&'b str>,
-    received: Side<'b>,
-    sent: Side<'b>,
+    messages: Vec<Message<'b>>,
     /// Deliveries: accounts and ids.
     pub(super) marks: (Vec<i64>, Vec<i64>),
 }
@@ -55,14 +51,24 @@ pub(super) struct NewEntry<'b> {
     pub(super) copy: &'b LogCopy,
 }
 
+/// A message, with its copies for the recipient and the sender.
+struct Message<'b> {
+    at: i64,
+    stanza: &'b str,
+    received: Option<NewEntry<'b>>,
+    sent: Option<NewEntry<'b>>,
+}
+
 /// The copies of all messages for one of their ends.
 #[derive(Default)]
 struct Side<'b> {
     /// From 1; 0: there is no copy.
     places: Vec<i32>,
     ids: Vec<i64>,
+    peers: Vec<&'b str>,
+    hashes: Vec<i32>,
+    pending: Vec<bool>,
     archived: Vec<bool>,
-    copies: Vec<Option<&'b LogCopy>>,
 }
 
 impl<'b> Columns<'b> {
@@ -74,22 +80,24 @@ impl<'b> Columns<'b> {
         received: Option<NewEntry<'b>>,
         sent: Option<NewEntry<'b>>,
     ) {
-        self.times.push(at);
-        self.stanzas.push(stanza);
-        self.received.push(received);
-        self.sent.push(sent);
+        self.messages.push(Message {
+            at,
+            stanza,
+            received,
+            sent,
+        });
     }
 
     /// For each message in which logs its copies are, from 0: the recipient's and the sender's.
     pub(super) fn places(&self) -> impl Iterator<Item = [Option<usize>; 2]> {
-        let from_0 = |place: &i32| usize::try_from(*place - 1).ok();
-        let sides = self.received.places.iter().zip(&self.sent.places);
-        sides.map(move |(received, sent)| [from_0(received), from_0(sent)])
+        let place = |entry: NewEntry<'_>| entry.place;
+        let messages = self.messages.iter();
+        messages.map(move |message| [message.received.map(place), message.sent.map(place)])
     }
 
     /// Whether nothing changes.
     pub(super) fn is_empty(&self) -> bool {
-        self.times.is_empty() && self.marks.0.is_empty()
+        self.messages.is_empty() && self.marks.0.is_empty()
     }
 
     /// Writes it, in a transaction of its own. Gives the last id that each log had; `None` if nothing was
@@ -98,10 +106,12 @@ impl<'b> Columns<'b> {
     /// # Errors
     /// Failures only. Whether it was committed all the same, the lease knows.
     pub(super) async fn write(&self, lease: &mut Lease) -> Result<Option<Vec<i64>>, Error> {
-        match self.single() {
-            Some(single) => self.write_single(lease, single).await,
-            None => self.write_all(lease, false).await,
+        if let [message] = self.messages.as_slice()
+            && let Some((one, two)) = self.in_logs_of_their_own(message)
+        {
+            return self.write_single(lease, message, one, two).await;
         }
+        self.write_all(lease, false).await
     }
 
     /// Writes it in the transaction which holds the logs, and where all was checked, and commits that.
@@ -117,10 +127,12 @@ impl<'b> Columns<'b> {
         lease: &mut Lease,
         is_checked: bool,
     ) -> Result<Option<Vec<i64>>, Error> {
-        let (logs, received, sent) = (&self.logs, &self.received, &self.sent);
-        let (received_peers, sent_peers) = (received.peers(), sent.peers());
-        let (received_hashes, sent_hashes) = (received.hashes(), sent.hashes());
-        let (received_pending, sent_pending) = (received.pending(), sent.pending());
+        let logs = &self.logs;
+        let messages = || self.messages.iter();
+        let times: Vec<i64> = messages().map(|message| message.at).collect();
+        let stanzas: Vec<&str> = messages().map(|message| message.stanza).collect();
+        let received = Side::of(messages().map(|message| message.received));
+        let sent = Side::of(messages().map(|message| message.sent));
         let ahead = i32::try_from(MAX_AHEAD).unwrap_or(i32::MAX);
         let parameters: &[&(dyn ToSql + Sync)] = &[
             &is_checked,
@@ -131,19 +143,19 @@ impl<'b> Columns<'b> {
             &logs.earliest,
             &logs.latest,
             &logs.disorder,
-            &self.times,
-            &self.stanzas,
+            &times,
+            &stanzas,
             &received.places,
             &received.ids,
-            &received_peers,
-            &received_hashes,
-            &received_pending,
+            &received.peers,
+            &received.hashes,
+            &received.pending,
             &received.archived,
             &sent.places,
             &sent.ids,
-            &sent_peers,
-            &sent_hashes,
-            &sent_pending,
+            &sent.peers,
+            &sent.hashes,
+            &sent.pending,
             &sent.archived,
             &self.marks.0,
             &self.marks.1,
@@ -157,61 +169,43 @@ impl<'b> Columns<'b> {
         get(row, 0)
     }
 
-    /// The only message, if there are no other changes and each of its copies is in a log of its own.
-    fn single(&self) -> Option<Single<'b>> {
-        if self.times.len() != 1 || !self.marks.0.is_empty() {
+    /// The copies of a message in the order of the logs, if nothing else changes and each is in a log of its
+    /// own.
+    fn in_logs_of_their_own(
+        &self,
+        message: &Message<'b>,
+    ) -> Option<(NewEntry<'b>, Option<NewEntry<'b>>)> {
+        if !self.marks.0.is_empty() {
             return None;
         }
-        let [received, sent] = self.places().next()?;
-        let sides = [(&self.received, received), (&self.sent, sent)];
-        let mut copies: Vec<(usize, SingleCopy<'b>)> = sides
+        let (one, two) = match (message.received, message.sent) {
+            (Some(received), Some(sent)) if sent.place < received.place => (sent, Some(received)),
+            (Some(received), sent) => (received, sent),
+            (None, sent) => (sent?, None),
+        };
+        let places = [Some(one), two]
             .into_iter()
-            .filter_map(|(side, place)| Some((place?, side.copies[0]?, side.archived[0])))
-            .map(|(place, copy, archived)| {
-                let (account, room) = (self.logs.accounts[place], self.logs.room[place]);
-                (
-                    place,
-                    SingleCopy {
-                        account,
-                        room,
-                        archived,
-                        copy,
-                    },
-                )
-            })
-            .collect();
-        copies.sort_by_key(|(place, _)| *place);
-        // As many logs as copies, and in this order: their ids are given in it.
-        let are_all = copies
-            .iter()
-            .map(|(place, _)| *place)
-            .eq(0..self.logs.accounts.len());
-        let mut copies = copies.into_iter().map(|(_, copy)| copy);
-        let (one, two) = (copies.next()?, copies.next());
-        are_all.then(|| Single {
-            recipient: received.map(|place| self.logs.accounts[place]),
-            sender_names: self.received.copies[0]
-                .map(names_to_block)
-                .unwrap_or_default(),
-            one,
-            two,
-        })
+            .flatten()
+            .map(|entry| entry.place);
+        places.eq(0..self.logs.accounts.len()).then_some((one, two))
     }
 
     async fn write_single(
         &self,
         lease: &mut Lease,
-        single: Single<'b>,
+        message: &Message<'b>,
+        one: NewEntry<'b>,
+        two: Option<NewEntry<'b>>,
     ) -> Result<Option<Vec<i64>>, Error> {
-        let (one, two) = (
-            SingleColumns::of(Some(single.one)),
-            SingleColumns::of(single.two),
-        );
+        let account = |entry: NewEntry<'_>| self.logs.accounts[entry.place];
+        let recipient = message.received.map(account);
+        let names = message.received.map(|entry| names_to_block(entry.copy));
+        let (one, two) = (self.single(Some(one)), self.single(two));
         let parameters: &[&(dyn ToSql + Sync)] = &[
-            &self.times[0],
-            &self.stanzas[0],
-            &single.recipient,
-            &single.sender_names,
+            &message.at,
+            &message.stanza,
+            &recipient,
+            &names,
             &one.account,
             &one.peer,
             &one.hash,
@@ -232,28 +226,20 @@ impl<'b> Columns<'b> {
         let ids: [Option<i64>; 2] = [get(row, 0)?, get(row, 1)?];
         Ok(ids[0].map(|_| ids.into_iter().flatten().map(|id| id - 1).collect()))
     }
+
+    fn single(&self, entry: Option<NewEntry<'b>>) -> SingleColumns<'b> {
+        entry.map_or_else(SingleColumns::default, |entry| SingleColumns {
+            account: Some(self.logs.accounts[entry.place]),
+            peer: Some(entry.peer()),
+            hash: Some(entry.hash()),
+            pending: Some(entry.is_pending()),
+            archived: Some(entry.archived),
+            room: Some(self.logs.room[entry.place]),
+        })
+    }
 }
 
-/// A message that is the only change of its batch.
-struct Single<'b> {
-    /// Whose copy may be refused because of who sends it, and by which names.
-    recipient: Option<i64>,
-    sender_names: Vec<&'b str>,
-    /// Its copies, in the order of the logs.
-    one: SingleCopy<'b>,
-    two: Option<SingleCopy<'b>>,
-}
-
-/// A copy of it.
-#[derive(Clone, Copy)]
-struct SingleCopy<'b> {
-    account: i64,
-    room: i64,
-    archived: bool,
-    copy: &'b LogCopy,
-}
-
-/// What is written of it; nothing if there is none.
+/// What is written of a copy of the only message; nothing if there is none.
 #[derive(Default)]
 struct SingleColumns<'b> {
     account: Option<i64>,
@@ -262,19 +248,6 @@ struct SingleColumns<'b> {
     pending: Option<bool>,
     archived: Option<bool>,
     room: Option<i64>,
-}
-
-impl<'b> SingleColumns<'b> {
-    fn of(single: Option<SingleCopy<'b>>) -> Self {
-        single.map_or_else(Self::default, |single| Self {
-            account: Some(single.account),
-            peer: Some(single.copy.peer.as_str()),
-            hash: Some(peer_hash(&single.copy.peer)),
-            pending: Some(single.copy.pending != Pending::No),
-            archived: Some(single.archived),
-            room: Some(single.room),
-        })
-    }
 }
 
 /// The names by which the owner of a copy may block the one whom it comes from (XEP-0191 §3.3); none if it
@@ -287,7 +260,19 @@ pub(super) fn names_to_block(copy: &LogCopy) -> Vec<&str> {
     vec![peer.as_str(), peer.bare_str(), peer.domain()]
 }
 
-impl NewEntry<'_> {
+impl<'b> NewEntry<'b> {
+    fn peer(self) -> &'b str {
+        self.copy.peer.as_str()
+    }
+
+    fn hash(self) -> i32 {
+        peer_hash(&self.copy.peer)
+    }
+
+    fn is_pending(self) -> bool {
+        self.copy.pending != Pending::No
+    }
+
     /// What the one who appends it is told.
     pub(super) fn stored(self) -> StoredCopy {
         StoredCopy {
@@ -298,29 +283,18 @@ impl NewEntry<'_> {
 }
 
 impl<'b> Side<'b> {
-    fn push(&mut self, entry: Option<NewEntry<'b>>) {
-        let place = entry.map(|entry| i32::try_from(entry.place + 1).unwrap_or(i32::MAX));
-        self.places.push(place.unwrap_or(0));
-        self.ids.push(entry.map_or(0, |entry| entry.id));
-        self.archived
-            .push(entry.is_some_and(|entry| entry.archived));
-        self.copies.push(entry.map(|entry| entry.copy));
-    }
-
-    fn peers(&self) -> Vec<&'b str> {
-        self.column("", |copy| copy.peer.as_str())
-    }
-
-    fn hashes(&self) -> Vec<i32> {
-        self.column(0, |copy| peer_hash(&copy.peer))
-    }
-
-    fn pending(&self) -> Vec<bool> {
-        self.column(false, |copy| copy.pending != Pending::No)
-    }
-
-    fn column<T: Copy>(&self, none: T, of: impl Fn(&'b LogCopy) -> T) -> Vec<T> {
-        let all = self.copies.iter();
-        all.map(|copy| copy.map_or(none, &of)).collect()
+    fn of(entries: impl Iterator<Item = Option<NewEntry<'b>>>) -> Self {
+        let mut side = Self::default();
+        for entry in entries {
+            let place = entry.map(|entry| i32::try_from(entry.place + 1).unwrap_or(i32::MAX));
+            side.places.push(place.unwrap_or(0));
+            side.ids.push(entry.map_or(0, |entry| entry.id));
+            side.peers.push(entry.map_or("", NewEntry::peer));
+            side.hashes.push(entry.map_or(0, NewEntry::hash));
+            side.pending.push(entry.is_some_and(NewEntry::is_pending));
+            side.archived
+                .push(entry.is_some_and(|entry| entry.archived));
+        }
+        side
     }
 }
