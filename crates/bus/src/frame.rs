@@ -295,11 +295,7 @@ pub fn read_batch(batch: Vec<u8>) -> Result<(BatchHead, Frames), BatchError> {
         }
         4 => {
             let ((head, frames), used): ((BatchHead, u64), usize) = read(rest)?;
-            let places = usize::try_from(frames)
-                .ok()
-                .and_then(|frames| v4::places(&batch, 1 + used, frames))
-                .ok_or_else(|| BatchError::Damaged("its length is another".to_owned()))?;
-            Ok((head, Frames::packed(batch, places)))
+            Ok((head, v4::read(batch, 1 + used, frames)?))
         }
         _ => Err(BatchError::Version(version)),
     }
@@ -322,20 +318,21 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), BatchError> {
 ///
 /// # Errors
 /// [`BatchError::Damaged`] if it is none.
-pub fn read_body(version: u8, frames: usize, mut body: &[u8]) -> Result<Vec<Frame>, BatchError> {
-    if version == VERSION {
-        let places = v4::places(body, 0, frames)
-            .ok_or_else(|| BatchError::Damaged("its length is another".to_owned()))?;
-        return Frames::packed(body.to_vec(), places).read();
+pub fn read_body(version: u8, frames: usize, body: &[u8]) -> Result<Vec<Frame>, BatchError> {
+    match version {
+        1 => {
+            let frames: Vec<v1::Frame> = read_some(frames, body)?;
+            Ok(frames.into_iter().map(Frame::from).collect())
+        }
+        2 | 3 => read_some(frames, body),
+        _ => v4::read(body.to_vec(), 0, frames as u64)?.read(),
     }
-    let mut all = Vec::with_capacity(frames.min(body.len()));
-    for _ in 0..frames {
-        let (frame, used) = if version >= 2 {
-            read(body)?
-        } else {
-            let (frame, used): (v1::Frame, usize) = read(body)?;
-            (frame.into(), used)
-        };
+}
+
+fn read_some<T: DeserializeOwned>(number: usize, mut body: &[u8]) -> Result<Vec<T>, BatchError> {
+    let mut all = Vec::with_capacity(number.min(body.len()));
+    for _ in 0..number {
+        let (frame, used) = read(body)?;
         all.push(frame);
         body = &body[used..];
     }

@@ -13,6 +13,7 @@ use rookery_proto::octets::{Octets, put_number, put_text};
 use rookery_proto::stanza::Stanza;
 
 use super::{BatchError, Deliver, Frame, Sessions};
+use crate::Frames;
 use crate::moved::LogRef;
 
 const DELIVERY: u8 = 0;
@@ -86,8 +87,15 @@ fn pack(deliver: &Deliver, out: &mut Vec<u8>) {
     deliver.stanza.pack(first, out);
 }
 
-/// The places of so many frames, which end with the batch. They are not read.
-pub(super) fn places(batch: &[u8], body: usize, frames: usize) -> Option<Vec<Place>> {
+/// Finds so many frames, from `body` on to the end of the batch. They are not read.
+pub(super) fn read(batch: Vec<u8>, body: usize, frames: u64) -> Result<Frames, BatchError> {
+    let frames = usize::try_from(frames).ok();
+    let places = frames.and_then(|frames| places(&batch, body, frames));
+    let places = places.ok_or_else(|| BatchError::Damaged("its length is another".to_owned()))?;
+    Ok(Frames::packed(batch, places))
+}
+
+fn places(batch: &[u8], body: usize, frames: usize) -> Option<Vec<Place>> {
     // A frame has its length, at least.
     let mut places = Vec::with_capacity(frames.min(batch.len() / LENGTH));
     let mut rest = Octets::of(batch.get(body..)?);
