@@ -687,20 +687,24 @@ impl Shard {
         let shard = Rc::clone(self);
         actix_rt::spawn(async move {
             for some in accounts.chunks(BARRED_ACCOUNTS) {
-                let barred = loop {
-                    match shard.node().storage.barred(some).await {
-                        Ok(barred) => break barred,
-                        Err(error) => {
-                            tracing::debug!(%error, "accounts were not looked up; it is tried again");
-                            tokio::time::sleep(LONGEST_PAUSE).await;
-                        }
-                    }
-                };
-                for account in barred {
+                for account in shard.barred(some).await {
                     shard.end_sessions(&account, StreamCondition::NotAuthorized);
                 }
             }
         });
+    }
+
+    /// Those of the accounts that nobody may log in to; waits for storage.
+    async fn barred(&self, accounts: &[BareJid]) -> Vec<BareJid> {
+        loop {
+            match self.node().storage.barred(accounts).await {
+                Ok(barred) => return barred,
+                Err(error) => {
+                    tracing::debug!(%error, "accounts were not looked up; it is tried again");
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Others have given this node up, and it has returned: those who may see its sessions see them again,
