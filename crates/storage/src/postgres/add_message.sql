@@ -5,8 +5,9 @@
 -- there is one copy only. `…_room`: for how many undelivered entries before it the log has room.
 -- `recipient` may block the sender, by one of `sender_names`.
 --
--- Gives the ids of the new entries. Does nothing and gives NULL where `change_logs` does.
+-- Gives the ids of the new entries. Does nothing and gives NULL, or fails, where `change_logs` does.
 CREATE FUNCTION add_message(
+    not_after TIMESTAMPTZ,
     message_time BIGINT,
     message_stanza TEXT,
     recipient BIGINT,
@@ -75,5 +76,8 @@ BEGIN
                 one_hash),
             (two_account, two_id, two_peer, message_time, message_stanza, two_pending, two_archived,
                 two_hash);
+    END IF;
+    IF clock_timestamp() > not_after THEN
+        RAISE query_canceled USING MESSAGE = 'nobody waits for it any more';
     END IF;
 END $$;

@@ -14,8 +14,10 @@
 --
 -- Gives the last id that each log had, and how many entries became delivered. Does nothing and gives NULL
 -- if a log is missing, and, unless `is_checked`, if somebody has to look closer: a log has no room, its
--- owner does not want all messages archived, or blocks one of the senders.
+-- owner does not want all messages archived, or blocks one of the senders. Fails after `not_after`: then
+-- the one who called may have told that it was not done.
 CREATE FUNCTION change_logs(
+    not_after TIMESTAMPTZ,
     is_checked BOOLEAN,
     for_accounts BIGINT[],
     new_entries BIGINT[],
@@ -145,5 +147,8 @@ BEGIN
             FROM unnest(for_accounts, new_entries, new_pending, earliest, new_latest, new_disorder)
                 AS n (account, entries, pending, earliest, latest, disorder)
             WHERE l.account = n.account AND n.entries > 0;
+    END IF;
+    IF clock_timestamp() > not_after THEN
+        RAISE query_canceled USING MESSAGE = 'nobody waits for it any more';
     END IF;
 END $$;

@@ -4,7 +4,10 @@
 //! had room, and wanted everything archived, and the database does nothing if that is not so
 //! (`change_logs.sql`, `add_message.sql`). Then it takes two: lock and read, then write and commit.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use rookery_proto::jid::{BareJid, Jid};
 use tokio_postgres::Row;
@@ -71,20 +74,23 @@ struct Logs {
     all: Vec<Log>,
 }
 
-/// Writes and commits a batch. Gives what became of its appends.
+/// Writes and commits a batch, unless the database has done its part only after `deadline`: callers may
+/// have given up then. Gives what became of its appends.
 pub(super) async fn write(
     lease: &mut Lease,
     accounts: &mut Accounts,
     batch: &[Change],
+    deadline: Instant,
 ) -> Result<Vec<Outcome>, Failure> {
     lease.check().map_err(Failure::Before)?;
+    let not_after = lease.time_there(deadline).await.map_err(Failure::Before)?;
     accounts
         .learn(lease, batch)
         .await
         .map_err(Failure::Before)?;
     if let Some(logs) = accounts.usual_logs(batch) {
         let (columns, outcomes) = lay_out(logs, accounts, batch);
-        let written = columns.write(lease).await;
+        let written = columns.write(lease, not_after).await;
         if let Some(last_ids) = written.map_err(|error| failure(lease, error))? {
             return Ok(numbered(outcomes, &columns, &last_ids));
         }
@@ -97,7 +103,7 @@ pub(super) async fn write(
         lease.rollback().await.map_err(Failure::Before)?;
         return Ok(outcomes);
     }
-    let written = columns.write_checked(lease).await;
+    let written = columns.write_checked(lease, not_after).await;
     let Some(last_ids) = written.map_err(|error| failure(lease, error))? else {
         let error = Error::corrupt("log", "one that is locked is not there");
         return Err(Failure::Before(error));

@@ -1,5 +1,7 @@
 //! What a batch adds to logs, column by column, and the calls that write it.
 
+use std::time::SystemTime;
+
 use tokio_postgres::types::ToSql;
 
 use super::{get, pool::Lease};
@@ -12,11 +14,11 @@ use crate::{
 /// See `change_logs.sql`.
 const CHANGE: &str = "SELECT last_ids, now_delivered FROM change_logs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-    $23, $24, $25)";
+    $23, $24, $25, $26)";
 
 /// See `add_message.sql`.
 const ADD: &str = "SELECT one_id, two_id FROM add_message(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 
 /// The changes of a batch.
 #[derive(Default)]
@@ -104,27 +106,36 @@ impl<'b> Columns<'b> {
     /// done, because a log is not there or something may have to be refused.
     ///
     /// # Errors
-    /// Failures only. Whether it was committed all the same, the lease knows.
-    pub(super) async fn write(&self, lease: &mut Lease) -> Result<Option<Vec<i64>>, Error> {
+    /// Failures only; it is one if the database's clock is past `not_after` in the end. Whether it was committed all the same, the lease knows.
+    pub(super) async fn write(
+        &self,
+        lease: &mut Lease,
+        not_after: SystemTime,
+    ) -> Result<Option<Vec<i64>>, Error> {
         if let [message] = self.messages.as_slice()
             && let Some((one, two)) = self.in_logs_of_their_own(message)
         {
-            return self.write_single(lease, message, one, two).await;
+            return self.write_single(lease, not_after, message, one, two).await;
         }
-        self.write_all(lease, false).await
+        self.write_all(lease, not_after, false).await
     }
 
     /// Writes it in the transaction which holds the logs, and where all was checked, and commits that.
     ///
     /// # Errors
     /// As for [`Self::write`].
-    pub(super) async fn write_checked(&self, lease: &mut Lease) -> Result<Option<Vec<i64>>, Error> {
-        self.write_all(lease, true).await
+    pub(super) async fn write_checked(
+        &self,
+        lease: &mut Lease,
+        not_after: SystemTime,
+    ) -> Result<Option<Vec<i64>>, Error> {
+        self.write_all(lease, not_after, true).await
     }
 
     async fn write_all(
         &self,
         lease: &mut Lease,
+        not_after: SystemTime,
         is_checked: bool,
     ) -> Result<Option<Vec<i64>>, Error> {
         let logs = &self.logs;
@@ -135,6 +146,7 @@ impl<'b> Columns<'b> {
         let sent = Side::of(messages().map(|message| message.sent));
         let ahead = i32::try_from(MAX_AHEAD).unwrap_or(i32::MAX);
         let parameters: &[&(dyn ToSql + Sync)] = &[
+            &not_after,
             &is_checked,
             &logs.accounts,
             &logs.entries,
@@ -193,6 +205,7 @@ impl<'b> Columns<'b> {
     async fn write_single(
         &self,
         lease: &mut Lease,
+        not_after: SystemTime,
         message: &Message<'b>,
         one: NewEntry<'b>,
         two: Option<NewEntry<'b>>,
@@ -202,6 +215,7 @@ impl<'b> Columns<'b> {
         let names = message.received.map(|entry| names_to_block(entry.copy));
         let (one, two) = (self.single(Some(one)), self.single(two));
         let parameters: &[&(dyn ToSql + Sync)] = &[
+            &not_after,
             &message.at,
             &message.stanza,
             &recipient,

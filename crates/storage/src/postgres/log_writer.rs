@@ -43,10 +43,12 @@ pub(super) enum Change {
     Append {
         messages: Vec<NewMessage>,
         limit: usize,
+        deadline: Instant,
         answer: oneshot::Sender<Result<Outcome, Error>>,
     },
     Mark {
         delivered: Vec<(BareJid, Vec<EntryId>)>,
+        deadline: Instant,
         answer: oneshot::Sender<Result<(), Error>>,
     },
 }
@@ -65,6 +67,13 @@ impl Change {
         match self {
             Self::Append { answer, .. } => answer.is_closed(),
             Self::Mark { answer, .. } => answer.is_closed(),
+        }
+    }
+
+    /// Until when its caller waits.
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Append { deadline, .. } | Self::Mark { deadline, .. } => *deadline,
         }
     }
 
@@ -123,6 +132,7 @@ impl LogWriter {
         let change = Change::Append {
             messages,
             limit,
+            deadline,
             answer,
         };
         self.change("append", change, answered, deadline).await
@@ -135,7 +145,11 @@ impl LogWriter {
         deadline: Instant,
     ) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        let change = Change::Mark { delivered, answer };
+        let change = Change::Mark {
+            delivered,
+            deadline,
+            answer,
+        };
         self.change("mark_delivered", change, answered, deadline)
             .await
     }
@@ -223,6 +237,10 @@ impl Writer {
     /// Commits a batch and answers. Waits for the server as long as somebody waits for an answer.
     async fn commit(&mut self, mut batch: Vec<Change>) {
         loop {
+            let soon = Instant::now() + self.pool.limit() / 4;
+            for late in batch.extract_if(.., |change| change.deadline() < soon) {
+                late.fail(Error::Timeout("message logs"));
+            }
             batch.retain(|change| !change.is_abandoned());
             if batch.is_empty() {
                 return;
@@ -265,15 +283,20 @@ impl Writer {
         }
     }
 
-    /// Writes and commits a batch, within the time that one request may take.
+    /// Writes and commits a batch, within the time that one request may take. A database that hung, and would
+    /// come to commit it when callers give up, takes it back: they tell the senders that it failed.
     async fn write(
         &mut self,
         lease: &mut Lease,
         batch: &[Change],
     ) -> Result<Vec<Outcome>, Failure> {
         let limit = self.pool.limit();
-        let work = timeout(limit, write(lease, &mut self.accounts, batch));
-        let suspicious = Instant::now() + suspicion(limit);
+        let now = Instant::now();
+        let first = batch.iter().map(Change::deadline).min().unwrap_or(now);
+        let left = first.saturating_duration_since(now);
+        let deadline = now + left.saturating_sub(limit / 8).min(limit / 2);
+        let work = timeout(limit, write(lease, &mut self.accounts, batch, deadline));
+        let suspicious = now + suspicion(limit);
         suspect_after(suspicious, work, || self.pool.suspect())
             .await
             .unwrap_or(Err(Failure::Committing(Error::Timeout("message logs"))))

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -31,6 +31,9 @@ use crate::{Error, metrics};
 
 /// Pauses between attempts to connect grow from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// After how long a clock is looked at again. Two clocks differ by less than a hundredth of a second then.
+const CLOCK_AGE: Duration = Duration::from_mins(1);
 
 /// The connections.
 pub(super) struct Pool {
@@ -55,6 +58,15 @@ struct NotConnected {
 struct Link {
     client: Client,
     statements: HashMap<&'static str, Statement>,
+    clock: Option<Clock>,
+}
+
+/// What the server's clock showed.
+#[derive(Clone, Copy)]
+struct Clock {
+    shown: SystemTime,
+    /// When that was known here.
+    known: Instant,
 }
 
 impl fmt::Debug for Pool {
@@ -242,6 +254,7 @@ impl Pool {
                 Ok(Link {
                     client,
                     statements: HashMap::new(),
+                    clock: None,
                 }),
             ),
             Ok(Err(error)) => (
@@ -403,6 +416,27 @@ impl Lease {
         self.state = State::Busy;
         let changed = self.client()?.execute(&statement, parameters).await;
         self.finish(changed, after)
+    }
+
+    /// What the server's clock will show at an instant, or earlier than that by a little.
+    pub(super) async fn time_there(&mut self, at: Instant) -> Result<SystemTime, Error> {
+        let known = self.link.as_ref().and_then(|link| link.clock);
+        let clock = match known {
+            Some(clock) if clock.known.elapsed() < CLOCK_AGE => clock,
+            _ => {
+                let rows = self.query("SELECT clock_timestamp()", &[]).await?;
+                let row = rows
+                    .first()
+                    .ok_or_else(|| Error::corrupt("time", "none was given"))?;
+                let shown = super::get(row, 0)?;
+                let known = Instant::now();
+                Clock { shown, known }
+            }
+        };
+        if let Some(link) = &mut self.link {
+            link.clock = Some(clock);
+        }
+        Ok(clock.shown + at.saturating_duration_since(clock.known))
     }
 
     /// Runs statements without parameters.
