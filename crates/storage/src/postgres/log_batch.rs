@@ -27,11 +27,21 @@ use crate::{
 const MAX_ACCOUNTS: usize = 100_000;
 
 /// When a transaction failed.
-pub(super) enum Failure {
+pub(super) enum Failure<'b> {
     /// Nothing was committed.
     Before(Error),
     /// Perhaps it was committed: the answer is missing.
-    Committing(Error),
+    Committing(Error, Box<Doubt<'b>>),
+    /// The same, after all the time that there was.
+    TooLate(Error),
+}
+
+/// A batch of which nobody knows yet whether it was committed.
+pub(super) struct Doubt<'b> {
+    columns: Columns<'b>,
+    outcomes: Vec<Outcome>,
+    /// For each log an entry that was there before.
+    before: Vec<i64>,
 }
 
 /// What is known of accounts.
@@ -42,6 +52,8 @@ pub(super) struct Accounts {
     numbers: HashMap<BareJid, i64>,
     /// Those that did not want everything archived when their logs were last read.
     choosy: HashSet<i64>,
+    /// The newest entries that were written here.
+    newest: HashMap<i64, i64>,
 }
 
 /// One log, as a batch finds it and changes it.
@@ -76,12 +88,12 @@ struct Logs {
 
 /// Writes and commits a batch, unless the database has done its part only after `deadline`: callers may
 /// have given up then. Gives what became of its appends.
-pub(super) async fn write(
+pub(super) async fn write<'b>(
     lease: &mut Lease,
     accounts: &mut Accounts,
-    batch: &[Change],
+    batch: &'b [Change],
     deadline: Instant,
-) -> Result<Vec<Outcome>, Failure> {
+) -> Result<Vec<Outcome>, Failure<'b>> {
     lease.check().map_err(Failure::Before)?;
     let not_after = lease.time_there(deadline).await.map_err(Failure::Before)?;
     accounts
@@ -90,9 +102,10 @@ pub(super) async fn write(
         .map_err(Failure::Before)?;
     if let Some(logs) = accounts.usual_logs(batch) {
         let (columns, outcomes) = lay_out(logs, accounts, batch);
-        let written = columns.write(lease, not_after).await;
-        if let Some(last_ids) = written.map_err(|error| failure(lease, error))? {
-            return Ok(numbered(outcomes, &columns, &last_ids));
+        match columns.write(lease, not_after).await {
+            Ok(Some(last_ids)) => return Ok(accounts.written(outcomes, &columns, &last_ids)),
+            Ok(None) => {}
+            Err(error) => return Err(accounts.failure(lease, error, columns, outcomes)),
         }
     }
     let logs = lock(lease, accounts, batch)
@@ -103,19 +116,27 @@ pub(super) async fn write(
         lease.rollback().await.map_err(Failure::Before)?;
         return Ok(outcomes);
     }
-    let written = columns.write_checked(lease, not_after).await;
-    let Some(last_ids) = written.map_err(|error| failure(lease, error))? else {
-        let error = Error::corrupt("log", "one that is locked is not there");
-        return Err(Failure::Before(error));
-    };
-    Ok(numbered(outcomes, &columns, &last_ids))
+    match columns.write_checked(lease, not_after).await {
+        Ok(Some(last_ids)) => Ok(accounts.written(outcomes, &columns, &last_ids)),
+        Ok(None) => {
+            let error = Error::corrupt("log", "one that is locked is not there");
+            Err(Failure::Before(error))
+        }
+        Err(error) => Err(accounts.failure(lease, error, columns, outcomes)),
+    }
 }
 
-fn failure(lease: &Lease, error: Error) -> Failure {
-    if lease.is_rolled_back() {
-        Failure::Before(error)
-    } else {
-        Failure::Committing(error)
+impl Doubt<'_> {
+    /// Finds out whether the batch was committed, on another connection. Gives what became of its appends if
+    /// it was. A batch without appends can be written again either way.
+    pub(super) async fn resolve(
+        &self,
+        lease: &mut Lease,
+        accounts: &mut Accounts,
+    ) -> Result<Option<Vec<Outcome>>, Error> {
+        let found = self.columns.find(lease, &self.before).await?;
+        let outcomes = || self.outcomes.clone();
+        Ok(found.map(|last_ids| accounts.written(outcomes(), &self.columns, &last_ids)))
     }
 }
 
@@ -247,6 +268,7 @@ impl Accounts {
         if self.numbers.len() + unknown.len() > MAX_ACCOUNTS {
             self.numbers.clear();
             self.choosy.clear();
+            self.newest.clear();
             unknown = names(batch).map(BareJid::as_str).collect();
         }
         let rows = lease
@@ -290,6 +312,43 @@ impl Accounts {
             logs.push(Log::new(number));
         }
         Some(logs)
+    }
+
+    /// A batch was committed. Gives what became of its appends.
+    fn written(
+        &mut self,
+        outcomes: Vec<Outcome>,
+        columns: &Columns<'_>,
+        last_ids: &[i64],
+    ) -> Vec<Outcome> {
+        let logs = &columns.logs;
+        for ((account, last), new) in logs.accounts.iter().zip(last_ids).zip(&logs.entries) {
+            if *new > 0 {
+                self.newest.insert(*account, last + new);
+            }
+        }
+        numbered(outcomes, columns, last_ids)
+    }
+
+    fn failure<'b>(
+        &self,
+        lease: &Lease,
+        error: Error,
+        columns: Columns<'b>,
+        outcomes: Vec<Outcome>,
+    ) -> Failure<'b> {
+        if lease.is_rolled_back() {
+            return Failure::Before(error);
+        }
+        let logs = columns.logs.accounts.iter();
+        let newest = |account| self.newest.get(account).copied().unwrap_or(0);
+        let before = logs.map(newest).collect();
+        let doubt = Doubt {
+            columns,
+            outcomes,
+            before,
+        };
+        Failure::Committing(error, Box::new(doubt))
     }
 
     /// Takes note of who has which preferences.

@@ -20,6 +20,19 @@ const CHANGE: &str = "SELECT last_ids, now_delivered FROM change_logs(
 const ADD: &str = "SELECT one_id, two_id FROM add_message(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 
+/// Finds entries, which are among the newest of their logs if they are there.
+const FIND: &str = "SELECT (
+        SELECT e.id FROM entry e
+        WHERE e.account = f.account AND e.id > greatest(f.before, l.last - $5)
+            AND e.at = f.at AND e.stanza = f.stanza
+        ORDER BY e.id DESC LIMIT 1)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
+        WITH ORDINALITY AS f (account, before, at, stanza, place)
+    JOIN log l ON l.account = f.account ORDER BY f.place";
+
+/// Of how many entries [`FIND`] looks at most: more than come into one log while a connection is replaced.
+const NEWEST: i64 = 5000;
+
 /// The changes of a batch.
 #[derive(Default)]
 pub(super) struct Columns<'b> {
@@ -179,6 +192,58 @@ impl<'b> Columns<'b> {
         };
         metrics::LOG_ROWS_DELIVERED.inc_by(to_u64(get(row, 1)?));
         get(row, 0)
+    }
+
+    /// Looks for it in the logs, as [`Self::write`] would have left it there, behind the entries `before`: gives
+    /// the last id that each log had before it, or `None` if it is not there. A transaction that is still
+    /// writing it is waited for.
+    ///
+    /// # Errors
+    /// Failures only.
+    pub(super) async fn find(
+        &self,
+        lease: &mut Lease,
+        before: &[i64],
+    ) -> Result<Option<Vec<i64>>, Error> {
+        let logs = &self.logs;
+        let last = self.messages.iter().flat_map(|message| {
+            let entries = [message.received, message.sent].into_iter().flatten();
+            let last = entries.filter(|entry| entry.id == logs.entries[entry.place]);
+            last.map(move |entry| (entry.place, message.at, message.stanza))
+        });
+        let last: Vec<(usize, i64, &str)> = last.collect();
+        lease
+            .begin_with(
+                "SELECT account FROM log WHERE account = ANY ($1::bigint[])
+                 ORDER BY account FOR UPDATE",
+                &[&logs.accounts],
+            )
+            .await?;
+        let mut last_ids = vec![0; logs.accounts.len()];
+        // All of it was committed or nothing: where the first one is not, the others need not be looked for.
+        let (first, others) = last.split_at(last.len().min(1));
+        let mut is_there = !last.is_empty();
+        for some in [first, others] {
+            if !is_there {
+                break;
+            }
+            let accounts: Vec<i64> = some.iter().map(|one| logs.accounts[one.0]).collect();
+            let before: Vec<i64> = some.iter().map(|one| before[one.0]).collect();
+            let times: Vec<i64> = some.iter().map(|one| one.1).collect();
+            let stanzas: Vec<&str> = some.iter().map(|one| one.2).collect();
+            let rows = lease
+                .query(FIND, &[&accounts, &before, &times, &stanzas, &NEWEST])
+                .await?;
+            is_there = rows.len() == some.len();
+            for (row, (place, _, _)) in rows.iter().zip(some) {
+                match get::<Option<i64>>(row, 0)? {
+                    Some(id) => last_ids[*place] = id - logs.entries[*place],
+                    None => is_there = false,
+                }
+            }
+        }
+        lease.rollback().await?;
+        Ok(is_there.then_some(last_ids))
     }
 
     /// The copies of a message in the order of the logs, if nothing else changes and each is in a log of its

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     BACKEND,
-    log_batch::{Accounts, Failure, write},
+    log_batch::{Accounts, Doubt, Failure, write},
     pool::{Lease, Pool, closed},
     suspect_after, suspicion,
 };
@@ -276,20 +276,55 @@ impl Writer {
                     tracing::warn!(%error, "writing to message logs is tried again");
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(Failure::Before(error) | Failure::Committing(error)) => {
+                Err(Failure::Committing(error, doubt)) => {
+                    drop(lease);
+                    match self.resolve(&doubt, &batch).await {
+                        Some(Some(outcomes)) => return answer(batch, outcomes),
+                        Some(None) => {
+                            tracing::warn!(%error, "writing to message logs is tried again");
+                        }
+                        None => return fail(batch, &error),
+                    }
+                }
+                Err(Failure::Before(error) | Failure::TooLate(error)) => {
                     return fail(batch, &error);
                 }
             }
         }
     }
 
+    /// The connection broke before a commit was answered: finds out what became of it, for as long as
+    /// somebody waits. `None`: that did not work.
+    async fn resolve(
+        &mut self,
+        doubt: &Doubt<'_>,
+        batch: &[Change],
+    ) -> Option<Option<Vec<Outcome>>> {
+        while self.pool.may_wait() && !batch.iter().all(Change::is_abandoned) {
+            let Ok(mut lease) = self.pool.lease(Instant::now() + PATIENCE).await else {
+                continue;
+            };
+            match doubt.resolve(&mut lease, &mut self.accounts).await {
+                Ok(resolved) => {
+                    self.lease = Some(lease);
+                    return Some(resolved);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what became of a commit is not known yet");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        None
+    }
+
     /// Writes and commits a batch, within the time that one request may take. A database that hung, and would
     /// come to commit it when callers give up, takes it back: they tell the senders that it failed.
-    async fn write(
+    async fn write<'b>(
         &mut self,
         lease: &mut Lease,
-        batch: &[Change],
-    ) -> Result<Vec<Outcome>, Failure> {
+        batch: &'b [Change],
+    ) -> Result<Vec<Outcome>, Failure<'b>> {
         let limit = self.pool.limit();
         let now = Instant::now();
         let first = batch.iter().map(Change::deadline).min().unwrap_or(now);
@@ -299,7 +334,7 @@ impl Writer {
         let suspicious = now + suspicion(limit);
         suspect_after(suspicious, work, || self.pool.suspect())
             .await
-            .unwrap_or(Err(Failure::Committing(Error::Timeout("message logs"))))
+            .unwrap_or(Err(Failure::TooLate(Error::Timeout("message logs"))))
     }
 }
 

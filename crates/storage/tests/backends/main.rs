@@ -7,6 +7,7 @@ mod backup;
 mod free_port;
 mod migrations;
 mod postgres;
+mod postgres_doubt;
 mod postgres_failures;
 mod postgres_server;
 mod sqlite;

@@ -139,6 +139,11 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Its Unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        Path::new(&self.directory).join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// Runs one statement.
     pub(crate) fn sql(&self, statement: &str) {
         self.command(&format!("sql {statement}"));
