@@ -260,6 +260,71 @@ async fn a_batch_that_is_appended_twice_is_dropped() {
     assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![frame(1, 1)]));
 }
 
+/// The ids of the connections that buses append on.
+async fn bus_connections(connection: &mut redis::aio::MultiplexedConnection) -> Vec<String> {
+    let list: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query_async(connection)
+        .await
+        .unwrap();
+    let of_buses = list
+        .lines()
+        .filter(|line| line.contains(" name=rookery-bus "));
+    let ids = of_buses.filter_map(|line| line.split(' ').next());
+    ids.map(str::to_owned).collect()
+}
+
+/// As a failover leaves a master whose clients it does not send away: they have to ask who the master is.
+async fn a_master_that_becomes_a_replica_is_left(script_bytes: usize) {
+    let server = RedisServer::start().await;
+    let limits = Limits {
+        script_bytes,
+        ..patient()
+    };
+    let from = start(&server, Epoch(1), limits.clone()).await;
+    let to = start(&server, Epoch(2), limits).await;
+    let mut inbound = to.inbound().unwrap();
+    send(&from, Epoch(2), &frame(1, 0)).await;
+    assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![frame(1, 0)]));
+
+    let mut connection = server.connection().await;
+    let before = bus_connections(&mut connection).await;
+    assert_eq!(before.len(), 2, "{before:?}");
+    let replica_of = |host: &str, port: &str| {
+        let mut command = redis::cmd("REPLICAOF");
+        command.arg(host).arg(port);
+        command
+    };
+    // Nobody listens on that port.
+    let nobody = replica_of("127.0.0.1", "1");
+    let _: () = nobody.query_async(&mut connection).await.unwrap();
+    send(&from, Epoch(2), &frame(1, 1)).await;
+    let left = async {
+        loop {
+            let now = bus_connections(&mut connection).await;
+            if before.iter().any(|id| !now.contains(id)) {
+                return;
+            }
+        }
+    };
+    within(left).await;
+    let master = replica_of("NO", "ONE");
+    let _: () = master.query_async(&mut connection).await.unwrap();
+    assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![frame(1, 1)]));
+    send(&from, Epoch(2), &frame(1, 2)).await;
+    assert_eq!(receive(&mut inbound).await, (Epoch(1), vec![frame(1, 2)]));
+}
+
+#[tokio::test]
+async fn a_master_that_becomes_a_replica_is_left_by_scripts() {
+    a_master_that_becomes_a_replica_is_left(usize::MAX).await;
+}
+
+#[tokio::test]
+async fn a_master_that_becomes_a_replica_is_left_by_transactions() {
+    a_master_that_becomes_a_replica_is_left(0).await;
+}
+
 #[tokio::test]
 async fn what_is_handled_is_deleted_soon() {
     let server = RedisServer::start().await;
