@@ -28,7 +28,7 @@ const FIND: &str = "SELECT (
         ORDER BY e.id DESC LIMIT 1)
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
         WITH ORDINALITY AS f (account, before, at, stanza, place)
-    JOIN log l ON l.account = f.account ORDER BY f.place";
+    LEFT JOIN log l ON l.account = f.account ORDER BY f.place";
 
 /// Of how many entries [`FIND`] looks at most: more than come into one log while a connection is replaced.
 const NEWEST: i64 = 5000;
@@ -119,7 +119,8 @@ impl<'b> Columns<'b> {
     /// done, because a log is not there or something may have to be refused.
     ///
     /// # Errors
-    /// Failures only; it is one if the database's clock is past `not_after` in the end. Whether it was committed all the same, the lease knows.
+    /// Failures only; it is one if the database's clock is past `not_after` in the end. Whether it was
+    /// committed all the same, the lease knows.
     pub(super) async fn write(
         &self,
         lease: &mut Lease,
@@ -199,7 +200,7 @@ impl<'b> Columns<'b> {
     /// writing it is waited for.
     ///
     /// # Errors
-    /// Failures only.
+    /// Failures, and `Corrupt` if only a part of it is there: what was delivered, or too old, may be gone.
     pub(super) async fn find(
         &self,
         lease: &mut Lease,
@@ -209,9 +210,14 @@ impl<'b> Columns<'b> {
         let last = self.messages.iter().flat_map(|message| {
             let entries = [message.received, message.sent].into_iter().flatten();
             let last = entries.filter(|entry| entry.id == logs.entries[entry.place]);
-            last.map(move |entry| (entry.place, message.at, message.stanza))
+            last.map(move |entry| (entry, message))
         });
-        let last: Vec<(usize, i64, &str)> = last.collect();
+        let mut last: Vec<(NewEntry<'_>, &Message<'_>)> = last.collect();
+        // What is archived stays.
+        last.sort_by_key(|(entry, _)| !entry.archived);
+        let Some((first, others)) = last.split_first() else {
+            return Ok(None);
+        };
         lease
             .begin_with(
                 "SELECT account FROM log WHERE account = ANY ($1::bigint[])
@@ -220,30 +226,48 @@ impl<'b> Columns<'b> {
             )
             .await?;
         let mut last_ids = vec![0; logs.accounts.len()];
-        // All of it was committed or nothing: where the first one is not, the others need not be looked for.
-        let (first, others) = last.split_at(last.len().min(1));
-        let mut is_there = !last.is_empty();
-        for some in [first, others] {
-            if !is_there {
-                break;
-            }
-            let accounts: Vec<i64> = some.iter().map(|one| logs.accounts[one.0]).collect();
-            let before: Vec<i64> = some.iter().map(|one| before[one.0]).collect();
-            let times: Vec<i64> = some.iter().map(|one| one.1).collect();
-            let stanzas: Vec<&str> = some.iter().map(|one| one.2).collect();
-            let rows = lease
-                .query(FIND, &[&accounts, &before, &times, &stanzas, &NEWEST])
-                .await?;
-            is_there = rows.len() == some.len();
-            for (row, (place, _, _)) in rows.iter().zip(some) {
-                match get::<Option<i64>>(row, 0)? {
-                    Some(id) => last_ids[*place] = id - logs.entries[*place],
-                    None => is_there = false,
-                }
-            }
+        let first = std::slice::from_ref(first);
+        // All of it was committed or nothing.
+        let is_there = self
+            .find_entries(lease, first, before, &mut last_ids)
+            .await?;
+        if is_there
+            && !self
+                .find_entries(lease, others, before, &mut last_ids)
+                .await?
+        {
+            return Err(Error::corrupt("log", "a batch is there in part"));
         }
         lease.rollback().await?;
         Ok(is_there.then_some(last_ids))
+    }
+
+    /// Looks for the last entry that each of some logs got. Gives whether all are there.
+    async fn find_entries(
+        &self,
+        lease: &mut Lease,
+        some: &[(NewEntry<'_>, &Message<'_>)],
+        before: &[i64],
+        last_ids: &mut [i64],
+    ) -> Result<bool, Error> {
+        let accounts = some
+            .iter()
+            .map(|(entry, _)| self.logs.accounts[entry.place]);
+        let accounts: Vec<i64> = accounts.collect();
+        let before: Vec<i64> = some.iter().map(|(entry, _)| before[entry.place]).collect();
+        let times: Vec<i64> = some.iter().map(|(_, message)| message.at).collect();
+        let stanzas: Vec<&str> = some.iter().map(|(_, message)| message.stanza).collect();
+        let rows = lease
+            .query(FIND, &[&accounts, &before, &times, &stanzas, &NEWEST])
+            .await?;
+        let mut found = 0;
+        for (row, (entry, _)) in rows.iter().zip(some) {
+            if let Some(id) = get::<Option<i64>>(row, 0)? {
+                last_ids[entry.place] = id - entry.id;
+                found += 1;
+            }
+        }
+        Ok(found == some.len())
     }
 
     /// The copies of a message in the order of the logs, if nothing else changes and each is in a log of its

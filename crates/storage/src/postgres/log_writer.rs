@@ -309,9 +309,13 @@ impl Writer {
                     self.lease = Some(lease);
                     return Some(resolved);
                 }
-                Err(error) => {
+                Err(error @ (Error::Unavailable(_) | Error::Timeout(_))) => {
                     tracing::warn!(%error, "what became of a commit is not known yet");
                     tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "what became of a commit cannot be found out");
+                    return None;
                 }
             }
         }
