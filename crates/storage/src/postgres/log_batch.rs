@@ -135,8 +135,7 @@ impl Doubt<'_> {
         accounts: &mut Accounts,
     ) -> Result<Option<Vec<Outcome>>, Error> {
         let found = self.columns.find(lease, &self.before).await?;
-        let outcomes = || self.outcomes.clone();
-        Ok(found.map(|last_ids| accounts.written(outcomes(), &self.columns, &last_ids)))
+        Ok(found.map(|last_ids| accounts.written(self.outcomes.clone(), &self.columns, &last_ids)))
     }
 }
 

@@ -215,7 +215,7 @@ impl<'b> Columns<'b> {
         let mut last: Vec<(NewEntry<'_>, &Message<'_>)> = last.collect();
         // What is archived stays.
         last.sort_by_key(|(entry, _)| !entry.archived);
-        let Some((first, others)) = last.split_first() else {
+        let Some((first, others)) = last.split_at_checked(1) else {
             return Ok(None);
         };
         lease
@@ -226,7 +226,6 @@ impl<'b> Columns<'b> {
             )
             .await?;
         let mut last_ids = vec![0; logs.accounts.len()];
-        let first = std::slice::from_ref(first);
         // All of it was committed or nothing.
         let is_there = self
             .find_entries(lease, first, before, &mut last_ids)

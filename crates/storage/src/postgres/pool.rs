@@ -420,23 +420,27 @@ impl Lease {
 
     /// What the server's clock will show at an instant, or earlier than that by a little.
     pub(super) async fn time_there(&mut self, at: Instant) -> Result<SystemTime, Error> {
-        let known = self.link.as_ref().and_then(|link| link.clock);
-        let clock = match known {
-            Some(clock) if clock.known.elapsed() < CLOCK_AGE => clock,
-            _ => {
-                let rows = self.query("SELECT clock_timestamp()", &[]).await?;
-                let row = rows
-                    .first()
-                    .ok_or_else(|| Error::corrupt("time", "none was given"))?;
-                let shown = super::get(row, 0)?;
-                let known = Instant::now();
-                Clock { shown, known }
-            }
+        let clock = self.link.as_ref().and_then(|link| link.clock);
+        let clock = match clock.filter(|clock| clock.known.elapsed() < CLOCK_AGE) {
+            Some(clock) => clock,
+            None => self.read_clock().await?,
+        };
+        Ok(clock.shown + at.saturating_duration_since(clock.known))
+    }
+
+    async fn read_clock(&mut self) -> Result<Clock, Error> {
+        let rows = self.query("SELECT clock_timestamp()", &[]).await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::corrupt("time", "none was given"))?;
+        let clock = Clock {
+            shown: super::get(row, 0)?,
+            known: Instant::now(),
         };
         if let Some(link) = &mut self.link {
             link.clock = Some(clock);
         }
-        Ok(clock.shown + at.saturating_duration_since(clock.known))
+        Ok(clock)
     }
 
     /// Runs statements without parameters.

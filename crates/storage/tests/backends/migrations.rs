@@ -1,10 +1,10 @@
 //! Databases of older versions, and programs of older versions beside this one.
 
 use rookery_storage::{ArchiveDefault, ArchivePreferences, EntryId};
-use tokio_postgres::{Client, NoTls, Statement, types::ToSql};
+use tokio_postgres::{Client, Statement, types::ToSql};
 
 use crate::{
-    postgres_server::Server,
+    postgres_server::{Server, connect},
     suite::{
         Place, add, append, archive, at, bare, chat, credentials, jid, mark, offline, stanzas,
         undelivered,
@@ -116,12 +116,6 @@ async fn postgres() -> (Place, Client) {
         keep: Box::new(()),
     };
     (place, client)
-}
-
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
 }
 
 /// The log as programs of version 1 work with it: their statements, word for word, prepared when

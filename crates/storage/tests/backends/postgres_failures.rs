@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use rookery_storage::{Error, Options, Storage, open};
 
 use crate::{
-    postgres_server::{Durability, Server},
+    postgres_server::{Durability, Server, connect},
     suite::{add, append, bare, credentials, mark, offline, stanzas, undelivered},
 };
 
@@ -117,18 +117,9 @@ async fn a_frozen_server_is_noticed_and_everything_fails_at_once() {
     everything_fails_at_once(&storage).await;
     server.thaw();
 
-    let health = async {
-        while storage.health().await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), health)
-        .await
-        .expect("it recovers");
     // The server finds what it was asked for in its sockets, and does not do it: that it failed was told.
     before.have_ended().await;
-    let entries = undelivered(&storage, &ann).await;
-    assert_eq!(stanzas(&entries), ["before"]);
+    it_works_again(&storage).await;
     append_works(&storage).await;
 }
 
@@ -140,10 +131,7 @@ struct Connections {
 
 impl Connections {
     async fn of(url: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let client = connect(url).await;
         let all = "SELECT pid FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
         let rows = client.query(all, &[]).await.unwrap();
@@ -204,10 +192,7 @@ async fn a_server_that_refuses_connections_is_reported_with_its_reason() {
 #[tokio::test]
 async fn an_append_that_is_locked_out_waits_with_a_bound() {
     let (_server, url, storage) = impatient().await;
-    let (mut client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let mut client = connect(&url).await;
     let transaction = client.transaction().await.unwrap();
     transaction
         .batch_execute("SELECT * FROM log FOR UPDATE")

@@ -11,7 +11,16 @@ use std::{
     },
 };
 
+use tokio_postgres::{Client, NoTls};
+
 use crate::free_port::free_port;
+
+/// A connection to look behind the scenes, driven by a task of its own.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
 
 /// Whether commits wait for the disk.
 #[derive(Clone, Copy)]
